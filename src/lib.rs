@@ -1,0 +1,8 @@
+//! burn-sprint: train image classifiers on a cluster in minutes, in Rust, on Burn.
+//!
+//! # Layout
+//!
+//! Arrows run down only: `cli -> train -> {recipe, data, record} -> {burn-resnet, burn-dist} -> burn`.
+
+pub mod data;
+pub mod record;

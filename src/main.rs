@@ -1,0 +1,2 @@
+//! sprint
+fn main() {}

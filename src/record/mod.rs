@@ -1,0 +1,1 @@
+//! What a run leaves behind: metrics, progress, curves, TensorBoard events, DAWNBench files, the report.
