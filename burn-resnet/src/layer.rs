@@ -1,0 +1,67 @@
+//! Convolution without bias, and the linear classifier: a weight and what to do with it. Not how it is drawn (`init`).
+//!
+//! Burn's own layers would do, but for two things: PyTorch's layout of the linear weight, and the cast of the weight to
+//! the images' number type.
+
+use burn::module::{Module, Param};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Tensor, module};
+
+/// A square convolution without bias, zero-padded so that stride 1 keeps the image's size.
+#[derive(Module, Debug)]
+pub struct Conv {
+    /// `[out, in, size, size]`.
+    pub weight: Param<Tensor<4>>,
+    stride: usize,
+}
+
+impl Conv {
+    pub(crate) fn new(weight: Param<Tensor<4>>, stride: usize) -> Self {
+        Self { weight, stride }
+    }
+
+    /// Convolves, in the input's number type.
+    ///
+    /// # Shapes
+    /// `[batch, in, height, width]` to `[batch, out, ceil(height / stride), ceil(width / stride)]`.
+    ///
+    /// # Panics
+    /// If the input's channels are not the weight's.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = as_type_of(self.weight.val(), &x);
+        let padding = weight.dims()[2] / 2;
+        module::conv2d(x, weight, None, ConvOptions::new([self.stride; 2], [padding; 2], [1; 2], 1))
+    }
+}
+
+/// `x W' + b`, with PyTorch's layout of the weight.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Linear {
+    /// Multiplies and adds, in the input's number type.
+    ///
+    /// # Shapes
+    /// `[batch, in]` to `[batch, out]`.
+    ///
+    /// # Panics
+    /// If the input's features are not the weight's.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let weight = as_type_of(self.weight.val(), &x);
+        let bias = as_type_of(self.bias.val(), &x);
+        x.matmul(weight.transpose()) + bias.unsqueeze()
+    }
+}
+
+/// `tensor` in the number type of `other`; itself where they agree already, so that no node enters the graph.
+pub(crate) fn as_type_of<const D: usize, const E: usize>(tensor: Tensor<D>, other: &Tensor<E>) -> Tensor<D> {
+    let dtype = other.dtype();
+    if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
+}
