@@ -1,0 +1,11 @@
+//! The configuration of a run: what a TOML file says ([`TrainConfig`]), where it comes from ([`Sources`]), and the
+//! checked form that the trainer takes ([`Plan`]). Nothing here opens a picture or makes a tensor.
+
+mod keys;
+mod layers;
+mod plan;
+mod train;
+
+pub use layers::Sources;
+pub use plan::{Normalization, Plan};
+pub use train::{BadFiles, CheckpointConfig, DataConfig, ModelConfig, OptimizerConfig, TrainConfig};

@@ -1,0 +1,88 @@
+//! The one error of the crate, sorted by whose fault it is, and the exit status that follows from it.
+//!
+//! Messages are one line, lower-case, and say what was expected, what came and what to do.
+
+use std::{fmt, io, path::Path};
+
+/// What went wrong, by whose fault.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The words of the command line or of a configuration file: nothing was started.
+    #[error("{0}")]
+    Usage(String),
+    /// The pictures, or where they should be.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// A weights file does not fit the model, or is none.
+    #[error(transparent)]
+    Weights(#[from] burn_resnet::weights::WeightsError),
+    /// A checkpoint or another file of a run cannot be used.
+    #[error("{0}")]
+    Run(String),
+    /// What the run records could not be written or read back.
+    #[error(transparent)]
+    Record(#[from] crate::record::RecordError),
+    /// The system refused to read or write.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried, as a verb: `read`, `create`.
+        action: &'static str,
+        /// The file or folder.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The loss stopped being a number.
+    #[error(
+        "the loss is {loss} at step {step} (epoch {epoch}, phase {phase}): the learning rate {lr} may be too high; \
+         {checkpoint}"
+    )]
+    Diverged {
+        /// The loss that came.
+        loss: f64,
+        /// The step, from 1.
+        step: u64,
+        /// The epoch, from 0.
+        epoch: u32,
+        /// The phase's name.
+        phase: String,
+        /// The learning rate of that step.
+        lr: f64,
+        /// What is left of the run.
+        checkpoint: String,
+    },
+    /// The user asked to stop; the state is saved.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Words that cannot be followed.
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self::Usage(message.to_string())
+    }
+
+    /// A file of a run that cannot be used.
+    pub fn run(message: impl fmt::Display) -> Self {
+        Self::Run(message.to_string())
+    }
+
+    /// For `map_err` on what the system refused.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.display().to_string();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The exit status of the command: 1 the run failed, 2 the words were wrong, 130 the user stopped it.
+    pub const fn exit_status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Stopped(_) => 130,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Training: from a checked plan to a trained network. One process is the case of world size 1.
+//!
+//! | file | job |
+//! |---|---|
+//! | `run` | the loop over epochs, readable from top to bottom |
+//! | `epoch`, `step` | one pass over the data; one update of the weights |
+//! | `input`, `loss`, `optimizer` | bytes to tensors; logits to a number; gradients to weights |
+//! | `evaluate` | exact accuracy over a whole data set |
+//! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
+//! | `checkpoint` | the whole state, written whole or not at all |
+
+mod checkpoint;
+mod classifier;
+mod epoch;
+mod evaluate;
+mod input;
+mod loss;
+mod optimizer;
+mod run;
+mod step;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use classifier::Classifier;
+pub use evaluate::{Accuracy, evaluate};
+pub use input::Normalizer;
+pub use loss::{cross_entropy, target_rank};
+pub use optimizer::Sgd;
+pub use run::{Outcome, Stop, run};
+pub use step::{StepResult, step};
