@@ -1,1 +1,48 @@
 //! Pictures on disk to batches of bytes: sources, decoding, augmentation, sampling, loading.
+//!
+//! Everything here is host memory and `u8`: a [`loader::Batch`] is what goes to the device, which normalises it
+//! there. No tensor is made in this module and no backend is named.
+//!
+//! ```text
+//! open -> Source (folder, tar, IDX, CIFAR, embedded) -> decode -> Picture
+//!                                                                   |
+//! sampler (which pictures, in which order) -> loader -> Transform -> Batch
+//! ```
+//!
+//! # Determinism
+//!
+//! The order of an epoch is a function of (seed, epoch), and a picture's augmentation one of (seed, epoch,
+//! sample index). Neither knows how many threads or ranks there are, so batch k is the same for any number of
+//! threads, and the global batch k the same set of augmented pictures for any number of ranks.
+
+mod archive;
+mod cifar;
+pub mod crop;
+pub mod decode;
+mod embedded;
+pub mod error;
+mod folder;
+mod idx;
+mod layout;
+pub mod loader;
+mod memory;
+pub mod open;
+pub mod picture;
+pub mod random;
+pub mod sampler;
+pub mod source;
+pub mod transform;
+mod view;
+mod worker;
+
+pub use crop::CropRule;
+pub use error::{DataError, SampleError, SampleFault};
+pub use folder::read_file;
+pub use layout::EXTENSIONS;
+pub use loader::{Batch, Loader, LoaderConfig, OnBadFile, Pass};
+pub use open::{Location, Pair, Split, open, open_pair};
+pub use picture::{Channels, Picture};
+pub use sampler::Tail;
+pub use source::Source;
+pub use transform::Transform;
+pub use view::with_classes;

@@ -1,0 +1,214 @@
+//! A tar of class folders, read in place: the archive is indexed once, and each picture read at its offset.
+//! Nothing is unpacked, so no name in the archive becomes a path on this machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, BufReader},
+    path::{Component, Path, PathBuf},
+};
+
+use super::{
+    decode::{MAX_FILE_BYTES, decode},
+    error::{DataError, SampleError, SampleFault},
+    layout::{self, Classes},
+    picture::{Channels, Picture},
+    source::Source,
+};
+
+/// The most files an archive may have: an index entry takes some 100 bytes.
+const MAX_FILES: u64 = 100_000_000;
+
+/// Where a file's bytes are in the archive.
+#[derive(Debug, Clone)]
+struct Place {
+    /// The path in the archive, `/` between names.
+    path: String,
+    offset: u64,
+    num_bytes: u64,
+}
+
+/// An archive's table of contents: regular files and folders. Links are left out.
+#[derive(Debug)]
+pub(crate) struct Index {
+    path: PathBuf,
+    files: Vec<Place>,
+    folders: BTreeSet<String>,
+}
+
+impl Index {
+    /// Reads the headers of a tar, skipping over the contents.
+    pub(crate) fn read(path: &Path) -> Result<Self, DataError> {
+        let unreadable = |source: io::Error| DataError::Unreadable { path: path.into(), source };
+        let refused = |reason: String| DataError::Tar { path: path.into(), reason };
+        let file = File::open(path).map_err(unreadable)?;
+        let file_bytes = file.metadata().map_err(unreadable)?.len();
+        let mut archive = tar::Archive::new(BufReader::new(file));
+        let mut files: Vec<Place> = Vec::new();
+        let mut folders = BTreeSet::new();
+        let after = |files: &[Place]| match files.last() {
+            Some(last) => format!("after {}", last.path),
+            None => "at its start".into(),
+        };
+        let damaged = |e: io::Error, files: &[Place]| refused(format!("damaged {}: {e}", after(files)));
+        for entry in archive.entries_with_seek().map_err(|e| damaged(e, &[]))? {
+            let entry = entry.map_err(|e| damaged(e, &files))?;
+            let entry_path = entry.path().map_err(|e| damaged(e, &files))?;
+            let Some(name) = normal(&entry_path) else {
+                return Err(refused(format!("entry {} leads out of the archive", entry_path.display())));
+            };
+            let kind = entry.header().entry_type();
+            if kind.is_dir() {
+                add_folders(&mut folders, &name, true);
+            } else if kind.is_file() || kind.is_contiguous() {
+                let (offset, num_bytes) = (entry.raw_file_position(), entry.size());
+                if offset.checked_add(num_bytes).is_none_or(|end| end > file_bytes) {
+                    return Err(refused(format!("{name} ends after the archive does: it is truncated")));
+                }
+                if files.len() as u64 == MAX_FILES {
+                    return Err(refused(format!("more than {MAX_FILES} files")));
+                }
+                add_folders(&mut folders, &name, false);
+                files.push(Place { path: name, offset, num_bytes });
+            }
+        }
+        Ok(Self { path: path.into(), files, folders })
+    }
+
+    /// The names of the folders in a folder of the archive.
+    pub(crate) fn subfolders(&self, folder: &str) -> Vec<String> {
+        let below = |path: &str| {
+            let rest = if folder.is_empty() { path } else { path.strip_prefix(folder)?.strip_prefix('/')? };
+            (!rest.is_empty() && !rest.contains('/')).then(|| rest.to_owned())
+        };
+        self.folders.iter().filter_map(|path| below(path)).collect()
+    }
+
+    /// Whether there is a file of that name, in whatever folder.
+    pub(crate) fn has_file(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.path.rsplit('/').next() == Some(name))
+    }
+}
+
+/// A path's names joined by `/`, or `None` if it is absolute or goes up.
+fn normal(path: &Path) -> Option<String> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name.to_string_lossy().into_owned()),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(names.join("/"))
+}
+
+/// Adds the folders above `name`, and itself if it is one.
+fn add_folders(folders: &mut BTreeSet<String>, name: &str, is_folder: bool) {
+    if is_folder && !name.is_empty() {
+        folders.insert(name.to_owned());
+    }
+    let mut path = name;
+    while let Some((above, _)) = path.rsplit_once('/') {
+        if !folders.insert(above.to_owned()) {
+            break;
+        }
+        path = above;
+    }
+}
+
+/// Pictures in the class folders of a tar.
+#[derive(Debug)]
+pub(crate) struct Tar {
+    path: PathBuf,
+    file: File,
+    class_names: Vec<String>,
+    pictures: Vec<(u32, Place)>,
+}
+
+impl Tar {
+    /// The class folders in folder `root` of the archive.
+    pub(crate) fn open(index: &Index, root: &str) -> Result<Self, DataError> {
+        let path = index.path.as_path();
+        let mut folders: BTreeMap<String, Vec<(String, Place)>> =
+            index.subfolders(root).into_iter().map(|name| (name, Vec::new())).collect();
+        if folders.is_empty() {
+            return Err(match index.files.len() {
+                0 => DataError::Empty { path: path.into() },
+                num_files => DataError::NoClassFolders { path: path.into(), num_files },
+            });
+        }
+        for file in &index.files {
+            let below = if root.is_empty() {
+                Some(&*file.path)
+            } else {
+                file.path.strip_prefix(root).and_then(|p| p.strip_prefix('/'))
+            };
+            let Some((class, name)) = below.and_then(|path| path.split_once('/')) else { continue };
+            if let (true, Some(pictures)) = (layout::is_picture(name), folders.get_mut(class)) {
+                pictures.push((name.to_owned(), file.clone()));
+            }
+        }
+        let Classes { names, pictures, empty } = Classes::sort(folders);
+        if !empty.is_empty() {
+            return Err(DataError::EmptyClasses { path: path.into(), classes: empty });
+        }
+        let file = File::open(path).map_err(|source| DataError::Unreadable { path: path.into(), source })?;
+        Ok(Self { path: path.into(), file, class_names: names, pictures })
+    }
+}
+
+impl Source for Tar {
+    fn num_images(&self) -> usize {
+        self.pictures.len()
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.pictures[index].0
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("{}#{}", self.path.display(), self.pictures[index].1.path)
+    }
+
+    fn channels(&self) -> Channels {
+        Channels::Rgb
+    }
+
+    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
+        let named = |fault| SampleError { name: self.name(index), fault };
+        let place = &self.pictures[index].1;
+        if place.num_bytes > MAX_FILE_BYTES {
+            let fault = SampleFault::FileTooLarge { got_bytes: place.num_bytes, limit_bytes: MAX_FILE_BYTES };
+            return Err(named(fault));
+        }
+        let mut bytes = vec![0; place.num_bytes as usize];
+        read_exact_at(&self.file, &mut bytes, place.offset).map_err(|e| named(e.into()))?;
+        decode(&bytes, into).map_err(named)
+    }
+}
+
+/// Reads at an offset without moving the file's position, which all threads share.
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+/// Reads at an offset; Windows moves the file's position, but nothing here depends on it.
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                bytes = &mut bytes[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}

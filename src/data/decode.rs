@@ -1,0 +1,141 @@
+//! File bytes to pixels: JPEG, PNG and WebP, told apart by content and never by name.
+//!
+//! The reference is torchvision's default loader: Pillow's `Image.open(f).convert("RGB")`. So alpha is dropped,
+//! palettes are looked up, CMYK and YCCK JPEGs are taken to be inverted as Adobe writes them, the first frame
+//! stands for an animation, and EXIF orientation is ignored. Grey pictures stay at one channel here: the loader
+//! repeats it, which is what `convert` does.
+//!
+//! Not as Pillow does it:
+//! - 16-bit pictures give the high byte. Pillow does so for colour, but clips 16-bit grey at 255, nearly white.
+//! - JPEG data that libjpeg repairs with a warning (a flipped bit in the entropy-coded data that ends in an
+//!   impossible code) are refused: half a picture of grey is not data.
+
+use std::io::Cursor;
+
+use image::{
+    ColorType, ImageDecoder,
+    codecs::{png::PngDecoder, webp::WebPDecoder},
+};
+use zune_jpeg::{
+    JpegDecoder,
+    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
+};
+
+use super::{
+    error::SampleFault,
+    picture::{Channels, Picture, check_num_pixels},
+};
+
+/// The most bytes a picture's file may have. ImageNet's largest has 15 MB.
+pub const MAX_FILE_BYTES: u64 = 512 << 20;
+
+/// The largest side a JPEG header can state.
+const MAX_JPEG_SIDE: usize = u16::MAX as usize;
+
+/// Decodes a picture file over what `into` held.
+///
+/// # Errors
+///
+/// Every [`SampleFault`] but those of reading a file; limits are checked before memory is taken.
+pub fn decode(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
+    match file {
+        [] => Err(SampleFault::Empty),
+        [0xFF, 0xD8, 0xFF, ..] => decode_jpeg(file, into),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => {
+            let damaged = |e: image::ImageError| SampleFault::Damaged { format: "PNG", reason: one_line(e) };
+            decode_with(PngDecoder::new(Cursor::new(file)).map_err(damaged)?, into, damaged)
+        }
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
+            let damaged = |e: image::ImageError| SampleFault::Damaged { format: "WebP", reason: one_line(e) };
+            decode_with(WebPDecoder::new(Cursor::new(file)).map_err(damaged)?, into, damaged)
+        }
+        _ => Err(match other_format(file) {
+            Some(format) => SampleFault::UnsupportedFormat { format },
+            None => SampleFault::NotAPicture,
+        }),
+    }
+}
+
+/// The formats of torchvision's extensions, and others one meets, that are known but not decoded.
+fn other_format(file: &[u8]) -> Option<&'static str> {
+    Some(match file {
+        // The size of BMP's second header tells it from a text that begins with BM.
+        [b'B', b'M', _, _, _, _, _, _, _, _, _, _, _, _, 12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0, ..] => {
+            "BMP"
+        }
+        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "TIFF",
+        [b'P', b'1'..=b'7', b' ' | b'\t' | b'\n' | b'\r', ..] => "PNM",
+        [b'G', b'I', b'F', b'8', ..] => "GIF",
+        [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', b'f', ..] => "AVIF",
+        [_, _, _, _, b'f', b't', b'y', b'p', b'h', b'e', b'i', ..] => "HEIC",
+        _ => return None,
+    })
+}
+
+/// JPEG by zune-jpeg itself: `image` always asks it to make up pixels for data that are missing.
+fn decode_jpeg(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
+    let damaged =
+        |e: zune_jpeg::errors::DecodeErrors| SampleFault::Damaged { format: "JPEG", reason: one_line(e) };
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(MAX_JPEG_SIDE)
+        .set_max_height(MAX_JPEG_SIDE);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers().map_err(damaged)?;
+    let (Some((width, height)), Some(space)) = (decoder.dimensions(), decoder.input_colorspace()) else {
+        return Err(SampleFault::Damaged { format: "JPEG", reason: "no frame header".into() });
+    };
+    let (channels, space) = match space {
+        ColorSpace::Luma => (Channels::Grey, ColorSpace::Luma),
+        _ => (Channels::Rgb, ColorSpace::RGB),
+    };
+    decoder.set_options(decoder.options().jpeg_set_out_colorspace(space));
+    let pixels = into.reshape(width, height, channels)?;
+    match decoder.output_buffer_size() {
+        Some(bytes) if bytes == pixels.len() => decoder.decode_into(pixels).map_err(damaged),
+        _ => Err(SampleFault::Damaged {
+            format: "JPEG",
+            reason: "its components have no known meaning".into(),
+        }),
+    }
+}
+
+/// PNG and WebP by `image`.
+fn decode_with(
+    decoder: impl ImageDecoder,
+    into: &mut Picture,
+    damaged: impl Fn(image::ImageError) -> SampleFault,
+) -> Result<(), SampleFault> {
+    let (width, height) = decoder.dimensions();
+    check_num_pixels(width.into(), height.into())?;
+    let color = decoder.color_type();
+    let (channels, samples, depth) = match color {
+        ColorType::L8 => (Channels::Grey, 1, 1),
+        ColorType::La8 => (Channels::Grey, 2, 1),
+        ColorType::Rgb8 => (Channels::Rgb, 3, 1),
+        ColorType::Rgba8 => (Channels::Rgb, 4, 1),
+        ColorType::L16 => (Channels::Grey, 1, 2),
+        ColorType::La16 => (Channels::Grey, 2, 2),
+        ColorType::Rgb16 => (Channels::Rgb, 3, 2),
+        ColorType::Rgba16 => (Channels::Rgb, 4, 2),
+        _ => return Err(SampleFault::UnsupportedFormat { format: "floating-point" }),
+    };
+    let pixels = into.reshape(width as usize, height as usize, channels)?;
+    if samples * depth == channels.count() {
+        return decoder.read_image(pixels).map_err(damaged);
+    }
+    let mut wide = vec![0; width as usize * height as usize * samples * depth];
+    decoder.read_image(&mut wide).map_err(damaged)?;
+    // `image` gives 16-bit samples in native order.
+    let high_byte = if cfg!(target_endian = "little") { depth - 1 } else { 0 };
+    for (pixel, source) in pixels.chunks_exact_mut(channels.count()).zip(wide.chunks_exact(samples * depth)) {
+        for (sample, source) in pixel.iter_mut().zip(source.chunks_exact(depth)) {
+            *sample = source[high_byte];
+        }
+    }
+    Ok(())
+}
+
+fn one_line(error: impl ToString) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,38 @@
+//! The one trait that every data set is read through.
+
+use std::{fmt::Debug, sync::Arc};
+
+use super::{
+    error::SampleError,
+    picture::{Channels, Picture},
+};
+
+/// Labelled pictures by index.
+///
+/// Implementations are shared by the loader's threads, and give the same picture for the same index every time.
+pub trait Source: Send + Sync + Debug {
+    /// The number of pictures; indices run below it.
+    fn num_images(&self) -> usize;
+
+    /// The classes' names; a label is an index into them.
+    fn class_names(&self) -> &[String];
+
+    /// The class of picture `index`.
+    fn label(&self, index: usize) -> u32;
+
+    /// What picture `index` is called in messages: a path, or a place in a file.
+    fn name(&self, index: usize) -> String;
+
+    /// The channels that the pictures have by nature. A single picture may still come in the other.
+    fn channels(&self) -> Channels;
+
+    /// Reads and decodes picture `index` over what `into` held.
+    ///
+    /// # Errors
+    ///
+    /// A [`SampleError`] naming the picture; `into` is then unspecified.
+    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError>;
+}
+
+/// A source behind a shared pointer, as the loader takes it.
+pub type SharedSource = Arc<dyn Source>;

@@ -1,0 +1,278 @@
+//! From a picture of any size to a square of a given one: the crops and flips of training and evaluation.
+//!
+//! Each is first decided, a pure function of the picture's size and the random stream ([`Geometry`]), and then
+//! carried out. Sizes, offsets and pixels are torchvision's on PIL images: the resize is antialiased and bilinear.
+
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    images::{CroppedImage, Image, ImageRef},
+};
+
+use super::{
+    crop::{self, CropBox, CropRule},
+    error::{DataError, SampleFault},
+    picture::{Channels, MAX_PIXELS, Picture, check_num_pixels},
+    random::Stream,
+};
+
+/// The largest side that pictures are brought to, in pixels.
+pub const MAX_SIZE: usize = 4096;
+
+/// How a picture becomes a square of `size` pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Transform {
+    /// A random part of the picture, resized: training on photos.
+    ///
+    /// torchvision: `RandomResizedCrop(size, scale)`, then `RandomHorizontalFlip()` if `flip`.
+    RandomResizedCrop {
+        /// The side of the result.
+        size: usize,
+        /// The least and the greatest area of the crop, as fractions of the picture's.
+        scale: (f64, f64),
+        /// How the crop is drawn.
+        rule: CropRule,
+        /// Whether half of the results are mirrored.
+        flip: bool,
+    },
+    /// A random square of the picture with a black margin: training on small pictures.
+    ///
+    /// torchvision: `Resize(size)` (nothing to do for a picture of that short side),
+    /// `RandomCrop(size, padding=padding)`, then `RandomHorizontalFlip()` if `flip`.
+    PadAndCrop {
+        /// The side of the result.
+        size: usize,
+        /// The margin on every side.
+        padding: usize,
+        /// Whether half of the results are mirrored.
+        flip: bool,
+    },
+    /// The middle of the picture: evaluation.
+    ///
+    /// torchvision: `Resize(resize)`, `CenterCrop(size)`; black where `resize` is less than `size`.
+    CenterCrop {
+        /// The side of the result.
+        size: usize,
+        /// The short side of the picture before the crop.
+        resize: usize,
+    },
+}
+
+impl Transform {
+    /// The side of the result.
+    pub fn size(&self) -> usize {
+        match *self {
+            Self::RandomResizedCrop { size, .. }
+            | Self::PadAndCrop { size, .. }
+            | Self::CenterCrop { size, .. } => size,
+        }
+    }
+
+    /// Refuses sizes of 0 or above [`MAX_SIZE`], and scales that are not `0 < low <= high <= 1`.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Setting`].
+    pub fn check(&self) -> Result<(), DataError> {
+        let side = |field, value: usize| {
+            let reason = || format!("expected 1 to {MAX_SIZE} pixels, got {value}");
+            if (1..=MAX_SIZE).contains(&value) {
+                Ok(())
+            } else {
+                Err(DataError::Setting { field, reason: reason() })
+            }
+        };
+        side("size", self.size())?;
+        match *self {
+            Self::RandomResizedCrop { scale: (low, high), .. }
+                if !(0.0 < low && low <= high && high <= 1.0) =>
+            {
+                let reason = format!("expected 0 < low <= high <= 1, got {low} and {high}");
+                Err(DataError::Setting { field: "scale", reason })
+            }
+            Self::PadAndCrop { padding, .. } if padding > MAX_SIZE => {
+                let reason = format!("expected at most {MAX_SIZE} pixels, got {padding}");
+                Err(DataError::Setting { field: "padding", reason })
+            }
+            Self::CenterCrop { resize, .. } => side("resize", resize),
+            _ => Ok(()),
+        }
+    }
+
+    /// Decides what is done to a picture of `width` x `height` pixels.
+    pub fn plan(&self, width: usize, height: usize, stream: &mut Stream) -> Geometry {
+        let whole = CropBox { left: 0, top: 0, width, height };
+        let mut uniform = || stream.uniform();
+        match *self {
+            Self::RandomResizedCrop { size, scale, rule, flip } => {
+                let crop = crop::random_crop(rule, width, height, scale, &mut uniform);
+                Geometry { crop, resized: (size, size), window: (0, 0), flip: flip && uniform() < 0.5 }
+            }
+            Self::PadAndCrop { size, padding, flip } => {
+                let resized = short_side_to(width, height, size);
+                let mut offset = |side: usize| {
+                    crop::below(side + 2 * padding - size + 1, uniform()) as isize - padding as isize
+                };
+                let top = offset(resized.1);
+                let left = offset(resized.0);
+                Geometry { crop: whole, resized, window: (left, top), flip: flip && uniform() < 0.5 }
+            }
+            Self::CenterCrop { size, resize } => {
+                let resized = short_side_to(width, height, resize);
+                let window = (centered(resized.0, size), centered(resized.1, size));
+                Geometry { crop: whole, resized, window, flip: false }
+            }
+        }
+    }
+}
+
+/// What is done to one picture: cut out `crop`, resize it, look at it through a square window, mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// The part of the picture that is used.
+    pub crop: CropBox,
+    /// The `(width, height)` that the part is resized to.
+    pub resized: (usize, usize),
+    /// The `(left, top)` corner of the result in the resized part; outside of that it is black.
+    pub window: (isize, isize),
+    /// Whether the result is mirrored, left to right.
+    pub flip: bool,
+}
+
+/// The `(width, height)` with the short side brought to `side`: torchvision's `Resize(side)`, which cuts off the
+/// fraction of the long side.
+pub fn short_side_to(width: usize, height: usize, side: usize) -> (usize, usize) {
+    if width <= height { (side, side * height / width) } else { (side * width / height, side) }
+}
+
+/// The first of `window` pixels in the middle of `side`: torchvision's `CenterCrop`, which rounds half to even,
+/// and pads the smaller half before if the window is the larger.
+pub fn centered(side: usize, window: usize) -> isize {
+    if window > side {
+        -(((window - side) / 2) as isize)
+    } else {
+        ((side - window) as f64 / 2.0).round_ties_even() as isize
+    }
+}
+
+/// Carries out [`Geometry`]; keeps its memory from picture to picture.
+#[derive(Debug)]
+pub struct Stage {
+    resizer: Resizer,
+    resized: Vec<u8>,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self { resizer: Resizer::new(), resized: Vec::new() }
+    }
+}
+
+impl Stage {
+    /// Writes the square of `size` pixels and `channels` that `geometry` makes of `picture`.
+    ///
+    /// A grey picture's channel is repeated for RGB; an RGB picture is not made grey here, but by
+    /// [`Picture::make_grey`] beforehand.
+    ///
+    /// # Shapes
+    ///
+    /// `out`: `[size, size, channels]`.
+    ///
+    /// # Errors
+    ///
+    /// [`SampleFault::TooManyPixels`] if the resized picture would have more than [`MAX_PIXELS`]: a very long one.
+    pub fn apply(
+        &mut self,
+        geometry: &Geometry,
+        picture: &Picture,
+        size: usize,
+        channels: Channels,
+        out: &mut [u8],
+    ) -> Result<(), SampleFault> {
+        let CropBox { left, top, width, height } = geometry.crop;
+        let (resized_width, resized_height) = geometry.resized;
+        let depth = picture.channels().count();
+        let view = if (width, height) == geometry.resized {
+            let first = (top * picture.width() + left) * depth;
+            View { pixels: &picture.pixels()[first..], stride: picture.width() * depth }
+        } else {
+            check_num_pixels(resized_width as u64, resized_height as u64)?;
+            self.resized.resize(resized_width * resized_height * depth, 0);
+            resize(&mut self.resizer, picture, &geometry.crop, geometry.resized, &mut self.resized)?;
+            View { pixels: &self.resized, stride: resized_width * depth }
+        };
+        let columns = visible(geometry.window.0, resized_width, size);
+        for (y, out_row) in out.chunks_exact_mut(size * channels.count()).take(size).enumerate() {
+            let source_y = geometry.window.1 + y as isize;
+            if source_y < 0 || source_y >= resized_height as isize {
+                out_row.fill(0);
+                continue;
+            }
+            let (before, shown) = (columns.0, columns.1);
+            let first = (geometry.window.0 + before as isize) as usize;
+            let row = &view.pixels[source_y as usize * view.stride + first * depth..][..shown * depth];
+            copy_row(row, depth, before, geometry.flip, channels.count(), out_row);
+        }
+        Ok(())
+    }
+}
+
+/// Pixels of a picture's part: rows `stride` bytes apart.
+struct View<'a> {
+    pixels: &'a [u8],
+    stride: usize,
+}
+
+/// How many pixels of a row of `window` are before the picture's first, and how many are the picture's.
+fn visible(offset: isize, side: usize, window: usize) -> (usize, usize) {
+    let before = offset.min(0).unsigned_abs().min(window);
+    let first = offset.max(0) as usize;
+    (before, side.saturating_sub(first).min(window - before))
+}
+
+/// Writes `row` into `out` from pixel `before` on, black around it; mirrored, and with a grey channel repeated.
+fn copy_row(row: &[u8], depth: usize, before: usize, flip: bool, out_depth: usize, out: &mut [u8]) {
+    let num_pixels = row.len() / depth;
+    let (margin, rest) = out.split_at_mut(before * out_depth);
+    let (shown, after) = rest.split_at_mut(num_pixels * out_depth);
+    margin.fill(0);
+    after.fill(0);
+    if depth == out_depth {
+        shown.copy_from_slice(row);
+    } else {
+        for (out, &grey) in shown.chunks_exact_mut(out_depth).zip(row) {
+            out.fill(grey);
+        }
+    }
+    if flip {
+        out.reverse();
+        if out_depth > 1 {
+            out.chunks_exact_mut(out_depth).for_each(<[u8]>::reverse);
+        }
+    }
+}
+
+/// Pillow's `crop(..).resize(.., BILINEAR)`: the filter sees nothing outside of the crop.
+fn resize(
+    resizer: &mut Resizer,
+    picture: &Picture,
+    crop: &CropBox,
+    (width, height): (usize, usize),
+    out: &mut [u8],
+) -> Result<(), SampleFault> {
+    let pixel = match picture.channels() {
+        Channels::Grey => PixelType::U8,
+        Channels::Rgb => PixelType::U8x3,
+    };
+    // Sides are at most MAX_PIXELS, which fits in 32 bits; the crop lies within the picture.
+    const { assert!(MAX_PIXELS < u32::MAX as u64) };
+    let too_large = || SampleFault::TooManyPixels { width: width as u64, height: height as u64 };
+    let source = ImageRef::new(picture.width() as u32, picture.height() as u32, picture.pixels(), pixel)
+        .map_err(|_| too_large())?;
+    let source =
+        CroppedImage::new(&source, crop.left as u32, crop.top as u32, crop.width as u32, crop.height as u32)
+            .map_err(|_| too_large())?;
+    let mut target =
+        Image::from_slice_u8(width as u32, height as u32, out, pixel).map_err(|_| too_large())?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    resizer.resize(&source, &mut target, &options).map_err(|_| too_large())
+}

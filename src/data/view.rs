@@ -1,0 +1,96 @@
+//! A part of a source, or a source seen with other labels.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    error::{DataError, SampleError},
+    picture::{Channels, Picture},
+    source::{SharedSource, Source},
+};
+
+/// Some of a source's pictures, in order, with labels into another list of classes.
+#[derive(Debug)]
+struct View {
+    source: SharedSource,
+    /// Index here to index there.
+    indices: Vec<u32>,
+    /// Label there to label here.
+    labels: Vec<u32>,
+    class_names: Vec<String>,
+}
+
+impl Source for View {
+    fn num_images(&self) -> usize {
+        self.indices.len()
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.labels[self.source.label(self.indices[index] as usize) as usize]
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.source.name(self.indices[index] as usize)
+    }
+
+    fn channels(&self) -> Channels {
+        self.source.channels()
+    }
+
+    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
+        self.source.read(self.indices[index] as usize, into)
+    }
+}
+
+/// Holds out the last `fraction` of every class for validation, rounded up, in the source's order; a class keeps
+/// at least one picture for training.
+pub(crate) fn hold_out(source: SharedSource, fraction: f64) -> (SharedSource, SharedSource) {
+    let mut by_class = vec![Vec::new(); source.class_names().len()];
+    for index in 0..source.num_images() {
+        by_class[source.label(index) as usize].push(index as u32);
+    }
+    let (mut train, mut val) = (Vec::new(), Vec::new());
+    for class in by_class {
+        // The small term undoes the rounding of a fraction that is not one of binary: 5 * (1 - 0.2) is 4.
+        let num_train = (class.len() as f64 * (1.0 - fraction) + 1e-9).floor() as usize;
+        let (kept, held_out) = class.split_at(num_train.max(1).min(class.len()));
+        train.extend_from_slice(kept);
+        val.extend_from_slice(held_out);
+    }
+    let labels: Vec<u32> = (0..source.class_names().len() as u32).collect();
+    let view = |mut indices: Vec<u32>| {
+        indices.sort_unstable();
+        let (labels, class_names) = (labels.clone(), source.class_names().to_vec());
+        Arc::new(View { source: source.clone(), indices, labels, class_names }) as SharedSource
+    };
+    (view(train), view(val))
+}
+
+/// The same pictures, labelled by `class_names`: by name, not by place. `path` is what the source is called in the
+/// error.
+///
+/// # Errors
+///
+/// [`DataError::UnknownClasses`] if the source has classes that are not among them.
+pub fn with_classes(
+    source: SharedSource,
+    class_names: &[String],
+    path: &Path,
+) -> Result<SharedSource, DataError> {
+    if source.class_names() == class_names {
+        return Ok(source);
+    }
+    let places: std::collections::HashMap<&str, u32> =
+        class_names.iter().map(String::as_str).zip(0..).collect();
+    let unknown = |name: &&String| !places.contains_key(name.as_str());
+    let classes: Vec<String> = source.class_names().iter().filter(unknown).cloned().collect();
+    if !classes.is_empty() {
+        return Err(DataError::UnknownClasses { path: path.into(), classes });
+    }
+    let labels = source.class_names().iter().map(|name| places[name.as_str()]).collect();
+    let indices = (0..source.num_images() as u32).collect();
+    Ok(Arc::new(View { source, indices, labels, class_names: class_names.to_vec() }))
+}

@@ -1,0 +1,123 @@
+//! What a loader's thread does for one sample: find a usable picture, decode it, transform it into its place.
+//! No thread, no lock: functions of (position in the epoch's order).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{
+    error::{DataError, SampleError, SampleFault},
+    loader::{LoaderConfig, OnBadFile, Pass},
+    picture::{Channels, Picture},
+    random::Stream,
+    sampler,
+    source::SharedSource,
+    transform::Stage,
+};
+
+/// How many pictures in a row may be bad before skipping stops: a set of which that many are bad is lost.
+const MAX_BAD_IN_A_ROW: usize = 100;
+
+/// What is read, in which order, and what becomes of it.
+#[derive(Debug)]
+pub(crate) struct Job {
+    source: SharedSource,
+    config: LoaderConfig,
+    /// The epoch's permutation; `None` is the source's own order.
+    order: Option<Vec<u32>>,
+}
+
+/// What became of one position.
+#[derive(Debug)]
+pub(crate) struct Produced {
+    /// The sample that was written, or `None` if it is left out.
+    pub(crate) index: Option<usize>,
+    /// Why the position's own sample was not.
+    pub(crate) skipped: Option<SampleError>,
+}
+
+/// A thread's own memory.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    picture: Picture,
+    stage: Stage,
+}
+
+impl Job {
+    /// Makes the epoch's order. The source has at most `u32::MAX` pictures.
+    pub(crate) fn new(source: SharedSource, config: LoaderConfig) -> Self {
+        let order = match config.pass {
+            Pass::Train { seed, epoch, .. } => Some(sampler::order(source.num_images() as u32, seed, epoch)),
+            Pass::Evaluate => None,
+        };
+        Self { source, config, order }
+    }
+
+    /// The bytes of one sample.
+    pub(crate) fn sample_bytes(&self) -> usize {
+        self.config.transform.size().pow(2) * self.config.channels.count()
+    }
+
+    /// The class of sample `index`.
+    pub(crate) fn label(&self, index: usize) -> u32 {
+        self.source.label(index)
+    }
+
+    /// Writes the sample at `position` of the order into `out`.
+    ///
+    /// Under [`OnBadFile::Skip`] the next usable one of the order takes a bad one's place in training; which that
+    /// is depends on nothing but the position and the data. In evaluation a bad one is left out.
+    pub(crate) fn produce(
+        &self,
+        position: usize,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<Produced, DataError> {
+        let fault = match self.write(self.index(position), scratch, out) {
+            Ok(()) => return Ok(Produced { index: Some(self.index(position)), skipped: None }),
+            Err(fault) => fault,
+        };
+        match (self.config.on_bad_file, self.config.pass) {
+            (OnBadFile::Fail, _) => Err(fault.into()),
+            (OnBadFile::Skip, Pass::Evaluate) => Ok(Produced { index: None, skipped: Some(fault) }),
+            (OnBadFile::Skip, Pass::Train { .. }) => {
+                let num_tried = self.source.num_images().min(MAX_BAD_IN_A_ROW);
+                let mut next = (1..num_tried).map(|step| self.index(position + step));
+                match next.find(|&index| self.write(index, scratch, out).is_ok()) {
+                    Some(index) => Ok(Produced { index: Some(index), skipped: Some(fault) }),
+                    None => Err(DataError::NothingReadable { num_tried, first: fault }),
+                }
+            }
+        }
+    }
+
+    /// The sample at a position, which goes round the order.
+    fn index(&self, position: usize) -> usize {
+        let position = position % self.source.num_images();
+        self.order.as_ref().map_or(position, |order| order[position] as usize)
+    }
+
+    /// Decodes and transforms one sample. Decoders are other people's code fed with strange files: a panic in one
+    /// is the file's error.
+    fn write(&self, index: usize, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), SampleError> {
+        let Scratch { picture, stage } = scratch;
+        catch_unwind(AssertUnwindSafe(|| {
+            self.source.read(index, picture)?;
+            let channels = self.config.channels;
+            if channels == Channels::Grey {
+                picture.make_grey();
+            }
+            let transform = self.config.transform;
+            let mut stream = match self.config.pass {
+                Pass::Train { seed, epoch, .. } => Stream::of_sample(seed, epoch, index),
+                Pass::Evaluate => Stream::of_sample(0, 0, index),
+            };
+            let geometry = transform.plan(picture.width(), picture.height(), &mut stream);
+            stage
+                .apply(&geometry, picture, transform.size(), channels, out)
+                .map_err(|fault| SampleError { name: self.source.name(index), fault })
+        }))
+        .unwrap_or_else(|_| {
+            *scratch = Scratch::default();
+            Err(SampleError { name: self.source.name(index), fault: SampleFault::Panicked })
+        })
+    }
+}
