@@ -45,8 +45,8 @@ pub enum Error {
         step: u64,
         /// The epoch, from 0.
         epoch: u32,
-        /// The phase's name.
-        phase: String,
+        /// The phase, from 1 as a person counts the `[[phase]]` tables.
+        phase: u32,
         /// The learning rate of that step.
         lr: f64,
         /// What is left of the run.

@@ -1,2 +1,7 @@
-//! sprint
-fn main() {}
+//! The command `sprint`: words in, exit status out. Everything it does is the library's.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    burn_sprint::cli::main()
+}

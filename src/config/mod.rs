@@ -7,5 +7,6 @@ mod plan;
 mod train;
 
 pub use layers::Sources;
-pub use plan::{Normalization, Plan};
+pub(crate) use plan::TAIL;
+pub use plan::{DataFacts, Normalization, Plan, Target};
 pub use train::{BadFiles, CheckpointConfig, DataConfig, ModelConfig, OptimizerConfig, TrainConfig};

@@ -1,13 +1,20 @@
 //! The checked form of a configuration: every number in range, the network and the schedule fixed. Pure.
 
-use burn_dist::rank::WorldSize;
+use burn_dist::rank::{Rank, WorldSize};
 use burn_resnet::ResNetConfig;
 
 use super::TrainConfig;
 use crate::{
+    data::{
+        Tail,
+        sampler::{self, Coverage},
+    },
     error::{Error, Result},
     recipe::{Phase, Schedule},
 };
+
+/// What becomes of the images left over when an epoch is cut into batches: every step has the same size.
+pub(crate) const TAIL: Tail = Tail::Drop;
 
 /// What a plan has to know of the pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +71,13 @@ pub struct Target {
     pub percent: f64,
 }
 
+impl Target {
+    /// Whether these accuracies, in percent, are enough.
+    pub fn is_reached(self, top1: f64, top5: f64) -> bool {
+        (if self.k == 1 { top1 } else { top5 }) >= self.percent
+    }
+}
+
 impl std::str::FromStr for Target {
     type Err = Error;
 
@@ -93,7 +107,9 @@ impl Plan {
                 .map_err(|why| Error::usage(format!("phase {}: {why}", index + 1)))?;
         }
         let schedule = Schedule::new(&config.phase, |phase| {
-            crate::data::batches_per_epoch(data.num_train, phase.batch_size, world_size) as u64
+            let Some(rank) = Rank::new(0, world_size).filter(|_| data.num_train > 0) else { return 0 };
+            let epoch = sampler::Plan::new(data.num_train, phase.batch_size, rank, Coverage::Train(TAIL));
+            epoch.num_batches() as u64
         })
         .map_err(Error::usage)?;
         let normalization = normalization(&config, data.channels)?;

@@ -140,6 +140,13 @@ pub struct CheckpointConfig {
     pub keep: usize,
 }
 
+impl CheckpointConfig {
+    /// Whether the end of an epoch is one at which the state is saved, when so many are done.
+    pub(crate) const fn is_due_after_epoch(&self, epochs_done: u32) -> bool {
+        self.every_epochs > 0 && epochs_done % self.every_epochs == 0
+    }
+}
+
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self { every_epochs: 1, every_steps: 0, keep: 2 }

@@ -54,7 +54,7 @@ impl Phase {
     pub fn validation(&self) -> (u32, u32) {
         let size = self.val_size.unwrap_or(self.size);
         let resize = self.val_resize.unwrap_or(match self.augment {
-            Augment::PadAndCrop | Augment::None => size,
+            Augment::PadAndCrop => size,
             // 8/7 rather than 2018's 1.14: the ratio of 256 to 224, exact in integers.
             Augment::RandomResizedCrop | Augment::RandomResizedCrop2018 => size * 8 / 7,
         });
@@ -71,10 +71,9 @@ pub enum Augment {
     RandomResizedCrop,
     /// The same as torchvision drew it in 2018.
     RandomResizedCrop2018,
-    /// A random crop out of the picture with a black border: CIFAR's recipe.
+    /// A random crop out of the picture with a black border: CIFAR's recipe. Without `padding`, and of a picture
+    /// that has the size, it is the picture itself.
     PadAndCrop,
-    /// The centre, as in validation.
-    None,
 }
 
 /// A learning rate that stays, or moves linearly from the phase's start to its end. In TOML `0.1` or `[0.1, 0.4]`.

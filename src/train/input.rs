@@ -2,7 +2,24 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use crate::{config::Normalization, data::Batch};
+use crate::{
+    config::Normalization,
+    data::{Batch, CropRule, Transform},
+    recipe::{Augment, Phase},
+};
+
+/// How a phase makes a training image of a picture.
+pub(super) fn train_transform(phase: &Phase) -> Transform {
+    let size = phase.size as usize;
+    let flip = phase.flip;
+    let random_resized =
+        |rule| Transform::RandomResizedCrop { size, scale: (phase.min_scale, 1.0), rule, flip };
+    match phase.augment {
+        Augment::RandomResizedCrop => random_resized(CropRule::Modern),
+        Augment::RandomResizedCrop2018 => random_resized(CropRule::Torchvision2018),
+        Augment::PadAndCrop => Transform::PadAndCrop { size, padding: phase.padding as usize, flip },
+    }
+}
 
 /// Turns pixels into `(pixel / 255 - mean) / std`, channel by channel.
 #[derive(Debug, Clone)]
@@ -33,8 +50,8 @@ impl Normalizer {
     /// # Shapes
     /// `[n, height, width, channels]` bytes to `[n, channels, height, width]` and `[n]`.
     pub fn tensors(&self, batch: &Batch) -> (Tensor<4>, Tensor<1, Int>) {
-        let labels = batch.labels().iter().map(|&label| label as i32).collect::<Vec<_>>();
-        (self.images(batch.images(), batch.shape()), Tensor::from_data(labels.as_slice(), &self.scale.device()))
+        let labels = batch.labels.iter().map(|&label| label as i32).collect::<Vec<_>>();
+        (self.images(&batch.images, batch.shape), Tensor::from_data(labels.as_slice(), &self.scale.device()))
     }
 
     /// The images alone.

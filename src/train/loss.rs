@@ -33,3 +33,10 @@ pub fn target_rank(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1, Int>
     let ties = logits.equal(of_target).bool_and(lower_class);
     not_behind.bool_or(ties).int().sum_dim(1).squeeze_dim(1)
 }
+
+/// How many ranks are below 1, and below 5.
+pub(super) fn count_top(ranks: Tensor<1, Int>) -> (u64, u64) {
+    let ranks = ranks.into_data();
+    let below = |k: i64| ranks.iter::<i64>().filter(|&rank| rank < k).count() as u64;
+    (below(1), below(5))
+}

@@ -1,0 +1,259 @@
+//! The whole state of a run in a folder, there whole or not at all, and found again by its newest whole one.
+//!
+//! ```text
+//! RUN/checkpoints/step-120/model.safetensors      weights and running statistics; usable by itself
+//!                          optimizer.safetensors  velocities by parameter name
+//!                          state.json             counters, and length and CRC-32C of the other two
+//! RUN/checkpoints/latest                          the name of the newest one
+//! ```
+//!
+//! Neither order nor augmentation has a state to save: both are functions of (seed, epoch, sample). What was saved is
+//! verified before anything is restored; a damaged checkpoint is told, and the one before it used.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{DType, TensorData};
+use burn_resnet::{
+    ResNet,
+    weights::{HeadPolicy, WeightsFile},
+};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    classifier::{About, Classifier},
+    optimizer::Sgd,
+};
+use crate::{
+    error::{Error, Result},
+    record::{RecordError, write_atomic, write_dir_atomic},
+};
+
+/// The weights' file in a checkpoint's folder.
+pub(super) const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const LATEST: &str = "latest";
+/// A state file is a few hundred bytes.
+const MAX_STATE_BYTES: u64 = 1 << 20;
+
+/// How far a run has come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Updates made.
+    pub step: u64,
+    /// Epochs whose evaluation is recorded.
+    pub epochs_done: u32,
+    /// Training images seen over all ranks.
+    pub images: u64,
+    /// Seconds on the run's clock.
+    pub elapsed_s: f64,
+    /// Bad files that training replaced and evaluation left out.
+    pub skipped_images: u64,
+    /// The epoch under way.
+    pub epoch: EpochTotals,
+    /// The evaluation recorded last, as (top-1, top-5) in percent.
+    pub last_accuracy: Option<(f64, f64)>,
+    /// The length of `metrics.jsonl`.
+    pub metrics_bytes: u64,
+}
+
+impl Progress {
+    /// Whether this is the same point of the same run; clocks may differ.
+    fn is_same_point_as(&self, other: &Self) -> bool {
+        let point = |progress: &Self| (progress.step, progress.epochs_done, progress.metrics_bytes);
+        point(self) == point(other)
+    }
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochTotals {
+    /// Images.
+    pub images: u64,
+    /// The sum of their losses.
+    pub loss: f64,
+    /// How many had their class first.
+    pub top1: u64,
+    /// How many had it among the first five.
+    pub top5: u64,
+    /// Seconds of training.
+    pub train_s: f64,
+    /// Seconds of them that were spent waiting for a batch.
+    pub data_wait_s: f64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    progress: Progress,
+    files: Vec<FileSum>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct FileSum {
+    name: String,
+    bytes: u64,
+    crc32c: u32,
+}
+
+/// Saves the state under `run`, keeps the newest `keep` checkpoints, and returns the folder.
+///
+/// # Errors
+/// [`Error::Record`] or [`Error::Weights`] if something cannot be written; earlier checkpoints are untouched.
+///
+/// # Cost
+/// Two reads of every parameter from the device; weights twice the size of the model on disk; a dozen fsyncs.
+pub(super) fn save(
+    run: &Path,
+    keep: usize,
+    model: &ResNet,
+    about: &About,
+    optimizer: &Sgd,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let root = run.join("checkpoints");
+    let name = format!("step-{}", progress.step);
+    let folder = root.join(&name);
+    fs::create_dir_all(&root).map_err(Error::io("create", &root))?;
+    if verify(&folder).is_ok_and(|saved| saved.progress.is_same_point_as(progress)) {
+        return Ok(folder);
+    }
+    // Left by a run that was resumed from before it.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(Error::io("replace", &folder))?;
+    }
+    write_dir_atomic(&folder, |dir| {
+        Classifier::save(model, about, &dir.join(MODEL))?;
+        let path = dir.join(OPTIMIZER);
+        fs::write(&path, velocities_to_bytes(optimizer)?).map_err(|error| RecordError::io("write", &path, error))?;
+        let files = [MODEL, OPTIMIZER].map(|name| sum(dir, name)).into_iter().collect::<Result<_>>()?;
+        let state = State { progress: progress.clone(), files };
+        let json = serde_json::to_vec_pretty(&state).map_err(Error::run)?;
+        let path = dir.join(STATE);
+        Ok(fs::write(&path, json).map_err(|error| RecordError::io("write", &path, error))?)
+    })
+    .map_err(|error: Error| error)?;
+    write_atomic(&root.join(LATEST), name.as_bytes())?;
+    for (_, old) in all(run)?.into_iter().skip(keep) {
+        fs::remove_dir_all(&old).map_err(Error::io("remove", &old))?;
+    }
+    Ok(folder)
+}
+
+/// Restores the newest whole checkpoint under `run` into `model` and `optimizer`.
+///
+/// Returns what it holds and the damaged ones that were passed over, or `None` if there is no checkpoint at all.
+///
+/// # Errors
+/// [`Error::Run`] if all of them are damaged; [`Error::Weights`] if the weights are not this model's.
+pub(super) fn restore(
+    run: &Path,
+    model: &mut ResNet,
+    optimizer: &mut Sgd,
+) -> Result<Option<(Progress, Vec<String>)>> {
+    let mut damaged = Vec::new();
+    for (_, folder) in all(run)? {
+        match verify(&folder) {
+            Ok(state) => {
+                WeightsFile::open(folder.join(MODEL))?.load_into(model, HeadPolicy::Strict)?;
+                let path = folder.join(OPTIMIZER);
+                let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+                optimizer.restore(velocities_from_bytes(&bytes, model)?, model);
+                return Ok(Some((state.progress, damaged)));
+            }
+            Err(why) => damaged.push(format!("{}: {why}", folder.display())),
+        }
+    }
+    match damaged.as_slice() {
+        [] => Ok(None),
+        all => Err(Error::run(format!("every checkpoint is damaged: {}", all.join("; ")))),
+    }
+}
+
+/// The folder of the newest whole checkpoint under `run`.
+///
+/// # Errors
+/// [`Error::Io`] if the folder cannot be read.
+pub(super) fn newest(run: &Path) -> Result<Option<PathBuf>> {
+    Ok(all(run)?.into_iter().map(|(_, folder)| folder).find(|folder| verify(folder).is_ok()))
+}
+
+/// The checkpoints under `run`, newest first.
+fn all(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let root = run.join("checkpoints");
+    if !root.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&root).map_err(Error::io("read", &root))? {
+        let entry = entry.map_err(Error::io("read", &root))?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|step| step.parse().ok());
+        found.extend(step.map(|step: u64| (step, entry.path())));
+    }
+    found.sort_unstable_by_key(|(step, _)| std::cmp::Reverse(*step));
+    Ok(found)
+}
+
+/// Whether every byte is the one that was written.
+fn verify(folder: &Path) -> Result<State, String> {
+    let path = folder.join(STATE);
+    let length = fs::metadata(&path).map_err(|error| format!("{STATE}: {error}"))?.len();
+    if length > MAX_STATE_BYTES {
+        return Err(format!("{STATE} has {length} bytes, expected at most {MAX_STATE_BYTES}"));
+    }
+    let json = fs::read(&path).map_err(|error| format!("{STATE}: {error}"))?;
+    let state: State = serde_json::from_slice(&json).map_err(|error| format!("{STATE}: {error}"))?;
+    for expected in [MODEL, OPTIMIZER] {
+        let Some(file) = state.files.iter().find(|file| file.name == expected) else {
+            return Err(format!("{STATE} does not mention {expected}"));
+        };
+        let got_bytes = fs::metadata(folder.join(expected)).map_err(|error| format!("{expected}: {error}"))?.len();
+        if got_bytes != file.bytes {
+            return Err(format!("{expected} has {got_bytes} bytes, expected {}", file.bytes));
+        }
+        let got = sum(folder, expected).map_err(|error| error.to_string())?;
+        if got != *file {
+            return Err(format!("{expected} has CRC-32C {:08x}, expected {:08x}", got.crc32c, file.crc32c));
+        }
+    }
+    Ok(state)
+}
+
+fn sum(folder: &Path, name: &str) -> Result<FileSum> {
+    let path = folder.join(name);
+    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+    Ok(FileSum { name: name.into(), bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) })
+}
+
+fn velocities_to_bytes(optimizer: &Sgd) -> Result<Vec<u8>> {
+    let state = optimizer.state();
+    let views = state.iter().map(|(name, data)| {
+        let view = TensorView::new(Dtype::F32, data.shape.to_vec(), data.as_bytes());
+        view.map(|view| (name.as_str(), view))
+    });
+    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(Error::run)?;
+    safetensors::serialize(views, None).map_err(Error::run)
+}
+
+/// Velocities that are those of `model`'s parameters, value for value.
+fn velocities_from_bytes(bytes: &[u8], model: &ResNet) -> Result<Vec<(String, TensorData)>> {
+    let wrong = |why: String| Error::run(format!("the checkpoint's {OPTIMIZER} is of another network: {why}"));
+    let file = SafeTensors::deserialize(bytes).map_err(|error| wrong(error.to_string()))?;
+    let lengths: HashMap<_, _> =
+        model.params().into_iter().map(|param| (param.name, param.shape.iter().product::<usize>())).collect();
+    let read = |(name, view): (String, TensorView<'_>)| {
+        let expected = lengths.get(&name).copied();
+        let got = view.shape().iter().product::<usize>();
+        if expected != Some(got) || view.dtype() != Dtype::F32 {
+            return Err(wrong(format!("{name} has {got} values, expected {expected:?}")));
+        }
+        Ok((name, TensorData::from_bytes_vec(view.data().to_vec(), [got], DType::F32)))
+    };
+    file.tensors().into_iter().map(read).collect()
+}
