@@ -1,1 +1,23 @@
 //! What a run leaves behind: metrics, progress, curves, TensorBoard events, DAWNBench files, the report.
+//!
+//! [`MetricsLog`] is the source; the rest is made from its rows. Nothing here knows a tensor, reads a clock or decides
+//! anything about training. [`Recorder`] writes it all and exists on rank 0 alone; [`Progress`] is apart from it, as a
+//! run may be recorded silently.
+
+mod atomic;
+mod dawn;
+mod error;
+mod metrics;
+mod phases;
+mod progress;
+mod recorder;
+mod tensorboard;
+mod text;
+
+pub use atomic::{write_atomic, write_dir_atomic};
+pub use dawn::{DawnInfo, DawnRow, dawn_json, dawn_rows, dawn_tsv, read_dawn_tsv, time_to_accuracy};
+pub use error::RecordError;
+pub use metrics::{EndReason, EndRow, EpochRow, MetricsLog, Moment, PhaseRow, Row, StepRow, read_rows};
+pub use progress::{Progress, ProgressMode, Totals};
+pub use recorder::{Recorder, RunInfo};
+pub use tensorboard::{Content, Event, TensorBoard, read_events};

@@ -1,0 +1,365 @@
+//! `metrics.jsonl`: what happened in a run, a JSON object a line. Everything else that a run leaves (curves,
+//! TensorBoard events, DAWNBench files, the report) is made from these rows.
+//!
+//! A value that is not known has no key (there is no `null`). A number that JSON cannot write is a string, as in
+//! protobuf's JSON mapping: `"NaN"`, `"Infinity"`, `"-Infinity"`, so the loss that stopped a run is on record.
+//! Top-k values are percent. Not a log for people: see [`super::Progress`].
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::RecordError;
+
+/// No row comes near this; a longer line is damage, and is refused before it fills the memory.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Row {
+    /// An optimizer update.
+    Step(StepRow),
+    /// The end of an epoch, after its evaluation.
+    Epoch(EpochRow),
+    /// The start of a phase.
+    Phase(PhaseRow),
+    /// The end of the run.
+    End(EndRow),
+}
+
+impl Row {
+    /// Where in the run the row was written.
+    pub fn at(&self) -> &Moment {
+        match self {
+            Self::Step(row) => &row.at,
+            Self::Epoch(row) => &row.at,
+            Self::Phase(row) => &row.at,
+            Self::End(row) => &row.at,
+        }
+    }
+}
+
+/// A point in a run; every row has one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    /// The epoch under way, or just ended; from 0.
+    pub epoch: u32,
+    /// Optimizer updates made so far: the first step's row has 1.
+    pub step: u64,
+    /// The phase under way, from 0.
+    pub phase: u32,
+    /// Training images seen so far, over all ranks.
+    pub images: u64,
+    /// Seconds on the run's clock, evaluation included; it goes on where it stood after a resume.
+    #[serde(with = "number")]
+    pub elapsed_s: f64,
+}
+
+/// A training step, or the mean of the few steps since the last row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepRow {
+    /// Where in the run.
+    #[serde(flatten)]
+    pub at: Moment,
+    /// The learning rate that the step used.
+    #[serde(with = "number")]
+    pub lr: f64,
+    /// Training loss.
+    #[serde(with = "number")]
+    pub train_loss: f64,
+    /// Training top-1, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub train_top1: Option<f64>,
+    /// Training top-5, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub train_top5: Option<f64>,
+    /// Training speed over all ranks.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub images_per_s: Option<f64>,
+    /// Seconds for which training stood still for want of a batch since the last step row.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub data_wait_s: Option<f64>,
+    /// Seconds for which training stood still for want of gradients from other ranks since the last step row.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub comm_wait_s: Option<f64>,
+    /// Cost of the run so far.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// Images left out so far because their files are bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_images: Option<u64>,
+}
+
+/// An epoch: means over its training steps, and the evaluation after it if there was one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochRow {
+    /// Where in the run.
+    #[serde(flatten)]
+    pub at: Moment,
+    /// The learning rate of the epoch's last step.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Mean training loss.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub train_loss: Option<f64>,
+    /// Mean training top-1, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub train_top1: Option<f64>,
+    /// Mean training top-5, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub train_top5: Option<f64>,
+    /// Validation loss.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+    /// Validation top-1, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub val_top1: Option<f64>,
+    /// Validation top-5, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub val_top5: Option<f64>,
+    /// Images that the evaluation saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_images: Option<u64>,
+    /// Training speed over all ranks, evaluation apart.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub images_per_s: Option<f64>,
+    /// Seconds of the epoch for which training stood still for want of a batch.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub data_wait_s: Option<f64>,
+    /// Seconds of the epoch for which training stood still for want of gradients from other ranks.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub comm_wait_s: Option<f64>,
+    /// Cost of the run so far.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// Images left out so far because their files are bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_images: Option<u64>,
+}
+
+/// The start of a phase, and what the schedule plans for it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PhaseRow {
+    /// Where in the run: `step` and `images` are those before the phase.
+    #[serde(flatten)]
+    pub at: Moment,
+    /// Image side in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u32>,
+    /// Images a step and rank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<u32>,
+    /// Images a step over all ranks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub global_batch_size: Option<u32>,
+    /// First epoch, and the one after the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<(u32, u32)>,
+    /// Learning rate at the start.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Learning rate at the end; in between it is a straight line.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub lr_end: Option<f64>,
+}
+
+/// The end of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndRow {
+    /// Where in the run.
+    #[serde(flatten)]
+    pub at: Moment,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// For a run that failed: why, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Cost of the run.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// Images left out because their files are bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_images: Option<u64>,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndReason {
+    /// The schedule is through.
+    Done,
+    /// The user stopped it; it can be resumed.
+    Stopped,
+    /// It failed.
+    Failed,
+    /// It reached the accuracy that it was to stop at.
+    Target,
+}
+
+/// Appends rows to `metrics.jsonl`; each row is one write, so a kill leaves at most the last line half written.
+#[derive(Debug)]
+pub struct MetricsLog {
+    path: PathBuf,
+    file: File,
+    position: u64,
+}
+
+impl MetricsLog {
+    /// Starts a new file.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`]; also if the file is there already, which would mix two runs.
+    pub fn create(path: &Path) -> Result<Self, RecordError> {
+        let file = OpenOptions::new().append(true).create_new(true).open(path);
+        let file = file.map_err(|source| RecordError::io("create", path, source))?;
+        Ok(Self { path: path.to_path_buf(), file, position: 0 })
+    }
+
+    /// Goes on from `position`, dropping what the run wrote after its last checkpoint.
+    ///
+    /// # Errors
+    /// [`RecordError::Missing`], [`RecordError::MetricsShorter`], [`RecordError::MetricsMisaligned`] if the file
+    /// cannot be the one that the checkpoint was taken beside; [`RecordError::Io`]. The file is then untouched.
+    pub fn resume(path: &Path, position: u64) -> Result<Self, RecordError> {
+        let fail = |source| RecordError::io("read", path, source);
+        let mut file = OpenOptions::new().read(true).append(true).open(path).map_err(fail)?;
+        let got_bytes = file.metadata().map_err(fail)?.len();
+        if got_bytes < position {
+            let path = path.to_path_buf();
+            return Err(RecordError::MetricsShorter { path, expected_bytes: position, got_bytes });
+        }
+        if let Some(before) = position.checked_sub(1) {
+            let mut byte = [0];
+            file.seek(SeekFrom::Start(before)).and_then(|_| file.read_exact(&mut byte)).map_err(fail)?;
+            if byte != *b"\n" {
+                return Err(RecordError::MetricsMisaligned { path: path.to_path_buf(), position });
+            }
+        }
+        file.set_len(position).map_err(|source| RecordError::io("truncate", path, source))?;
+        Ok(Self { path: path.to_path_buf(), file, position })
+    }
+
+    /// Adds a row; when this returns, the row outlives the process (for the machine, see [`Self::sync`]).
+    ///
+    /// # Errors
+    /// [`RecordError::DiskFull`], [`RecordError::Io`]. A part that was written is taken back.
+    pub fn append(&mut self, row: &Row) -> Result<(), RecordError> {
+        let mut line =
+            serde_json::to_vec(row).expect("a row holds numbers and strings only, which JSON can write");
+        line.push(b'\n');
+        match self.file.write_all(&line) {
+            Ok(()) => {
+                self.position += line.len() as u64;
+                Ok(())
+            }
+            Err(source) => {
+                // Best effort: half a line would spoil the next row; the reader forgives it at the end of the file.
+                let _ = self.file.set_len(self.position);
+                Err(RecordError::io("write", &self.path, source))
+            }
+        }
+    }
+
+    /// The file's length in bytes: what a checkpoint remembers, after [`Self::sync`], for [`Self::resume`].
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Waits until all rows are on the disk.
+    ///
+    /// # Errors
+    /// [`RecordError::DiskFull`], [`RecordError::Io`].
+    pub fn sync(&self) -> Result<(), RecordError> {
+        self.file.sync_data().map_err(|source| RecordError::io("write", &self.path, source))
+    }
+}
+
+/// Reads all rows of a run. Keys that are not known are passed over, and so is a last line that a kill cut short.
+///
+/// # Errors
+/// [`RecordError::Missing`], [`RecordError::Io`]; [`RecordError::BadLine`] naming the line that is no row.
+pub fn read_rows(path: &Path) -> Result<Vec<Row>, RecordError> {
+    let fail = |source| RecordError::io("read", path, source);
+    let mut reader = BufReader::new(File::open(path).map_err(fail)?);
+    let (mut rows, mut line) = (Vec::new(), Vec::new());
+    for number in 1.. {
+        line.clear();
+        reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(fail)?;
+        let whole = line.ends_with(b"\n");
+        let bad = |reason| RecordError::BadLine { path: path.to_path_buf(), line: number, reason };
+        if line.len() as u64 == LINE_BYTES_MAX && !whole {
+            return Err(bad(format!("longer than {LINE_BYTES_MAX} bytes")));
+        }
+        match serde_json::from_slice(&line) {
+            Ok(row) => rows.push(row),
+            Err(_) if !whole => break,
+            Err(error) => return Err(bad(format!("not a row of metrics: {error}"))),
+        }
+    }
+    Ok(rows)
+}
+
+/// A number that may be beyond JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Finite(f64),
+    Other(Special),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Special {
+    NaN,
+    Infinity,
+    #[serde(rename = "-Infinity")]
+    MinusInfinity,
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        match value {
+            x if x.is_nan() => Self::Other(Special::NaN),
+            f64::INFINITY => Self::Other(Special::Infinity),
+            f64::NEG_INFINITY => Self::Other(Special::MinusInfinity),
+            finite => Self::Finite(finite),
+        }
+    }
+}
+
+impl From<Number> for f64 {
+    fn from(value: Number) -> Self {
+        match value {
+            Number::Finite(value) => value,
+            Number::Other(Special::NaN) => Self::NAN,
+            Number::Other(Special::Infinity) => Self::INFINITY,
+            Number::Other(Special::MinusInfinity) => Self::NEG_INFINITY,
+        }
+    }
+}
+
+mod number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        super::Number::from(*value).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        super::Number::deserialize(deserializer).map(f64::from)
+    }
+}
+
+mod optional_number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(super::Number::from).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        Ok(Option::<super::Number>::deserialize(deserializer)?.map(f64::from))
+    }
+}
