@@ -164,6 +164,7 @@ pub struct Loader {
 struct Shared {
     job: Job,
     plan: Plan,
+    num_images: usize,
     num_batches: usize,
     batches_ahead: usize,
     samples_per_ticket: usize,
@@ -250,6 +251,7 @@ impl Loader {
         let shared = Arc::new(Shared {
             job: Job::new(source, config),
             plan,
+            num_images,
             num_batches,
             batches_ahead: config.batches_ahead,
             samples_per_ticket: (TICKET_BYTES / sample_bytes).clamp(1, 64),
@@ -283,6 +285,11 @@ impl Loader {
     /// The number of batches of a whole epoch on this rank, those before `start_batch` included.
     pub fn num_batches(&self) -> usize {
         self.shared.num_batches
+    }
+
+    /// The number of pictures that the loader's source has, over all ranks.
+    pub fn num_images(&self) -> usize {
+        self.shared.num_images
     }
 
     /// The bad pictures that were replaced or left out so far.

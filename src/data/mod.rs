@@ -43,6 +43,6 @@ pub use loader::{Batch, Loader, LoaderConfig, OnBadFile, Pass};
 pub use open::{Location, Pair, Split, open, open_pair};
 pub use picture::{Channels, Picture};
 pub use sampler::Tail;
-pub use source::Source;
+pub use source::{SharedSource, Source};
 pub use transform::Transform;
-pub use view::with_classes;
+pub use view::{first_of_each_class, with_classes};

@@ -69,6 +69,20 @@ pub(crate) fn hold_out(source: SharedSource, fraction: f64) -> (SharedSource, Sh
     (view(train), view(val))
 }
 
+/// The first `n` pictures of every class, in the source's order: a smaller set of the same make-up.
+pub fn first_of_each_class(source: SharedSource, n: usize) -> SharedSource {
+    let mut seen = vec![0; source.class_names().len()];
+    let mut is_among_first = |&index: &u32| {
+        let count = &mut seen[source.label(index as usize) as usize];
+        *count += 1;
+        *count <= n
+    };
+    let indices = (0..source.num_images() as u32).filter(&mut is_among_first).collect();
+    let labels = (0..source.class_names().len() as u32).collect();
+    let class_names = source.class_names().to_vec();
+    Arc::new(View { source, indices, labels, class_names })
+}
+
 /// The same pictures, labelled by `class_names`: by name, not by place. `path` is what the source is called in the
 /// error.
 ///

@@ -234,7 +234,7 @@ fn sum(folder: &Path, name: &str) -> Result<FileSum> {
 fn velocities_to_bytes(optimizer: &Sgd) -> Result<Vec<u8>> {
     let state = optimizer.state();
     let views = state.iter().map(|(name, data)| {
-        let view = TensorView::new(Dtype::F32, data.shape.to_vec(), data.as_bytes());
+        let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
         view.map(|view| (name.as_str(), view))
     });
     let views: Vec<_> = views.collect::<Result<_, _>>().map_err(Error::run)?;

@@ -46,7 +46,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
     let mut in_flight = None;
     while session.progress.step < last_step {
         let waiting = Instant::now();
-        let batch = loader.next().unwrap_or_else(|| Err(crate::data::DataError::WorkerLost))?;
+        let batch = loader.next().ok_or_else(|| Error::run("the loader ended before the epoch"))??;
         let data_wait_s = waiting.elapsed().as_secs_f64();
         let at = session.next_position(&run.plan.schedule)?;
 

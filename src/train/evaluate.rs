@@ -1,6 +1,5 @@
 //! The accuracy of a network over a whole data set: every image once, counted, not averaged over batches.
 
-use burn::tensor::ElementConversion;
 use burn_resnet::ResNet;
 
 use super::{input::Normalizer, loss};
@@ -41,8 +40,8 @@ pub fn evaluate(
         let batch = batch?;
         let (images, targets) = normalizer.tensors(&batch);
         let logits = model.forward(images);
-        let mean = loss::cross_entropy(logits.clone(), targets.clone(), 0.0).into_scalar().elem::<f64>();
-        loss += mean * batch.len() as f64;
+        let mean = loss::cross_entropy(logits.clone(), targets.clone(), 0.0).into_scalar::<f32>();
+        loss += f64::from(mean) * batch.len() as f64;
         let (first, among_five) = loss::count_top(loss::target_rank(logits, targets));
         top1 += first;
         top5 += among_five;

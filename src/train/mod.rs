@@ -19,11 +19,11 @@ mod optimizer;
 mod run;
 mod step;
 
-pub use checkpoint::{Checkpoint, CheckpointError};
-pub use classifier::Classifier;
+pub use checkpoint::{EpochTotals, Progress};
+pub use classifier::{About, Classifier};
 pub use evaluate::{Accuracy, evaluate};
 pub use input::Normalizer;
 pub use loss::{cross_entropy, target_rank};
 pub use optimizer::Sgd;
-pub use run::{Outcome, Stop, run};
+pub use run::{Job, Outcome, Stop, run};
 pub use step::{StepResult, step};

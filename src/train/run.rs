@@ -18,7 +18,7 @@ use super::{
     classifier::{self, About},
     epoch::{self, Pace},
     evaluate::{Accuracy, evaluate},
-    input::{Normalizer, train_transform},
+    input::Normalizer,
     optimizer::Sgd,
 };
 use crate::{

@@ -26,13 +26,13 @@ pub struct StepResult {
 /// # Shapes
 /// `images` is `[n, channels, height, width]` on the model's autodiff device, `targets` `[n]`.
 pub fn step(
-    model: ResNet,
+    model: &mut ResNet,
     optimizer: &mut Sgd,
     (images, targets): (Tensor<4>, Tensor<1, Int>),
     lr: f64,
     smoothing: f64,
     micro_batches: usize,
-) -> (ResNet, StepResult) {
+) -> StepResult {
     let share = 1.0 / micro_batches as f64;
     let mut sum = GradientsParams::new();
     let mut losses = Vec::with_capacity(micro_batches);
@@ -40,12 +40,12 @@ pub fn step(
     for (images, targets) in images.chunk(micro_batches, 0).into_iter().zip(targets.chunk(micro_batches, 0)) {
         let micro_loss =
             |logits| loss::cross_entropy(logits, targets.clone(), smoothing).mul_scalar(share);
-        let staged = backward_staged(&model, images, micro_loss, |_, segment| add(&model, &mut sum, segment));
+        let staged = backward_staged(model, images, micro_loss, |_, segment| add(model, &mut sum, segment));
         losses.push(staged.loss);
         ranks.push(loss::target_rank(staged.logits, targets.without_autodiff()));
     }
-    let model = optimizer.step(lr, model, sum);
-    (model, StepResult { loss: Tensor::cat(losses, 0).sum(), target_ranks: Tensor::cat(ranks, 0) })
+    *model = optimizer.step(lr, model.clone(), sum);
+    StepResult { loss: Tensor::cat(losses, 0).sum(), target_ranks: Tensor::cat(ranks, 0) }
 }
 
 /// Adds a segment's gradients to those of earlier micro-batches.

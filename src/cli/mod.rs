@@ -1,0 +1,80 @@
+//! The command `sprint`: one file a command. Words become typed values here, errors one line and an exit status.
+
+mod completions;
+mod device;
+mod eval;
+mod export;
+mod pictures;
+mod predict;
+mod report;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+
+use crate::error::Error;
+
+/// Train image classifiers on a cluster in minutes.
+///
+/// Without a command it trains the embedded default: ResNet-8 on 10,000 pictures of clothes, in a minute or two on
+/// two cores.
+#[derive(Debug, Parser)]
+#[command(name = "sprint", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Words {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sprint train                                      the embedded default run
+  sprint train --data photos/                       your own pictures, a folder for each class
+  sprint train --set optimizer.momentum=0.95 --set phase.0.epochs=5
+  sprint train --out runs/mine --resume             go on after a stop or a crash
+  sprint eval --checkpoint runs/mine --data photos/
+  sprint predict --checkpoint runs/mine cat.jpg dog.png
+
+Exit status: 0 done; 1 the run failed; 2 the words were wrong; 130 stopped by the user, state saved.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(train::Args),
+    Eval(eval::Args),
+    Predict(predict::Args),
+    Export(export::Args),
+    Report(report::Args),
+    Completions(completions::Args),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let words = match Words::try_parse() {
+        Ok(words) => words,
+        Err(error) => {
+            // Help and version are results; the rest is the user's slip.
+            let status = if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) { 0 } else { 2 };
+            let _ = error.print();
+            return ExitCode::from(status);
+        }
+    };
+    let done = match words.command.unwrap_or_else(|| Command::Train(train::Args::default())) {
+        Command::Train(args) => train::train(args),
+        Command::Eval(args) => eval::eval(&args),
+        Command::Predict(args) => predict::predict(&args),
+        Command::Export(args) => export::export(&args),
+        Command::Report(args) => report::report(&args),
+        Command::Completions(args) => completions::completions(&args, &mut Words::command()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Stopped(message)) => {
+            eprintln!("{message}");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}

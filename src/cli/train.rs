@@ -1,0 +1,242 @@
+//! `sprint train`: configuration, pictures and device brought together; the trainer does the rest.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use burn_dist::rank::{Rank, WorldSize};
+
+use super::device;
+use crate::{
+    config::{DataFacts, Plan, Sources, TrainConfig},
+    data::{self, Location, Pair},
+    error::{Error, Result},
+    record::{DawnInfo, EndReason, ProgressMode, RunInfo, write_atomic},
+    train::{Job, Outcome, Stop, run},
+};
+
+/// The file in a run's folder that repeats the run.
+const CONFIG: &str = "config.toml";
+/// Seconds between two lines of progress where there is no terminal.
+const HEARTBEAT_S: f64 = 10.0;
+
+/// Train a network: the embedded default, a preset, or a configuration of your own.
+///
+/// A run writes its folder: config.toml (repeats the run), metrics.jsonl, checkpoints, curve.png, report.html,
+/// TensorBoard events. Ctrl-C saves the state and says how to go on.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Args {
+    /// A recipe inside the program: default, photos
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    preset: Option<String>,
+    /// A recipe in a TOML file, such as a run's config.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Pictures: a folder with a folder for each class (or with train/ and val/), a tar of such, MNIST's IDX files,
+    /// CIFAR's binary files
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// flex (CPU), ndarray, cuda, cuda:N, wgpu, vulkan
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// The run's folder [default: runs/<name>-<time>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on from the newest checkpoint in the run's folder, or start if there is none
+    #[arg(long, requires = "out")]
+    resume: bool,
+    /// End the run once validation is this good
+    #[arg(long, value_name = "top5=93")]
+    stop_at: Option<String>,
+    /// Change one key of the recipe; may be given many times. The phases are phase.0, phase.1, ...
+    #[arg(long, value_name = "key.path=value")]
+    set: Vec<String>,
+    /// Print the recipe as it would be carried out, in TOML, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn train(args: Args) -> Result<()> {
+    let Args { preset, config, data, device, out, resume, stop_at, set, dry_run } = args;
+    let sources = Sources { preset, config, set, data, device, stop_at };
+    let config = match out.as_deref().filter(|_| resume).map(|out| out.join(CONFIG)) {
+        Some(path) if path.exists() => resumed(&sources, path)?,
+        _ => sources.resolve()?,
+    };
+    if dry_run {
+        print!("{}", to_toml(&config)?);
+        return Ok(());
+    }
+    let device = device::find(&config.device)?;
+    let pictures = open_pictures(&config)?;
+    let facts = DataFacts {
+        num_train: pictures.train.num_images(),
+        num_classes: pictures.train.class_names().len(),
+        channels: pictures.train.channels().count(),
+    };
+    let plan = Plan::new(config, facts, WorldSize::ONE)?;
+
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let out = out.unwrap_or_else(|| Path::new("runs").join(format!("{}-{}", plan.config.name, time_name(now_s))));
+    prepare_folder(&out, resume, &plan.config)?;
+    eprintln!(
+        "{}: ResNet-{} of {} parameters on {} training and {} validation images of {} classes; run in {}",
+        plan.config.name,
+        plan.model.depth(),
+        plan.model.num_params(),
+        facts.num_train,
+        pictures.val.num_images(),
+        facts.num_classes,
+        out.display()
+    );
+    let outcome = run(Job {
+        plan: &plan,
+        data: &pictures,
+        device: &device,
+        rank: Rank::SINGLE,
+        out: &out,
+        resume,
+        stop: stop_on_signal()?,
+        progress: ProgressMode::detect(HEARTBEAT_S),
+        info: info(&plan),
+        now_s,
+    })?;
+    tell(&outcome, &out)
+}
+
+/// The configuration of the run in the folder; whatever else the user says must agree with it.
+fn resumed(sources: &Sources, path: PathBuf) -> Result<TrainConfig> {
+    let saved = Sources { config: Some(path.clone()), ..Sources::default() }.resolve()?;
+    if !sources.is_empty() {
+        let mut wanted = sources.resolve()?;
+        make_absolute(&mut wanted)?;
+        if wanted != saved {
+            let (wanted, saved) = (to_toml(&wanted)?, to_toml(&saved)?);
+            let differs = wanted.lines().zip(saved.lines()).find(|(wanted, saved)| wanted != saved);
+            let (wanted, saved) = differs.unwrap_or(("more keys", "fewer keys"));
+            return Err(Error::usage(format!(
+                "{} differs from what is asked for: `{saved}` there, `{wanted}` here; resume with --out and --resume \
+                 alone, or start another run with another --out",
+                path.display()
+            )));
+        }
+    }
+    Ok(saved)
+}
+
+fn open_pictures(config: &TrainConfig) -> Result<Pair> {
+    let location = config.data.path.clone().map_or(Location::Embedded, Location::Path);
+    Ok(data::open_pair(&location, None, config.data.val_fraction)?)
+}
+
+/// Makes the run's folder with its configuration, or checks that it is there to go on in.
+fn prepare_folder(out: &Path, resume: bool, config: &TrainConfig) -> Result<()> {
+    let path = out.join(CONFIG);
+    if path.exists() {
+        if resume {
+            return Ok(());
+        }
+        return Err(Error::usage(format!(
+            "{} holds a run already: give --resume to go on with it, or another --out",
+            out.display()
+        )));
+    }
+    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    let mut config = config.clone();
+    make_absolute(&mut config)?;
+    Ok(write_atomic(&path, to_toml(&config)?.as_bytes())?)
+}
+
+/// Paths that mean the same wherever the configuration is used from.
+fn make_absolute(config: &mut TrainConfig) -> Result<()> {
+    for path in [&mut config.data.path, &mut config.model.pretrained].into_iter().flatten() {
+        *path = std::path::absolute(&*path).map_err(Error::io("find", path))?;
+    }
+    Ok(())
+}
+
+fn to_toml(config: &TrainConfig) -> Result<String> {
+    toml::to_string(config).map_err(Error::run)
+}
+
+/// The flag that Ctrl-C and SIGTERM set; a second one ends the process at once.
+fn stop_on_signal() -> Result<&'static Stop> {
+    static STOP: Stop = Stop::new();
+    ctrlc::set_handler(|| {
+        if STOP.request() {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; once more to stop at once, without saving");
+    })
+    .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
+    Ok(&STOP)
+}
+
+/// `20261123-101500`, in UTC.
+fn time_name(now_s: f64) -> String {
+    // Days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
+    let (days, second) = ((now_s / 86_400.0) as i64, now_s as i64 % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted - era * 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+}
+
+/// What the report says of program and machine.
+fn info(plan: &Plan) -> RunInfo {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let environment = BTreeMap::from([
+        ("program".to_owned(), format!("burn-sprint {}", env!("CARGO_PKG_VERSION"))),
+        ("device".to_owned(), plan.config.device.clone()),
+        ("cores".to_owned(), cores.to_string()),
+        ("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+    ]);
+    RunInfo { world_size: 1, environment, dawn: DawnInfo::default() }
+}
+
+/// The result, on standard output.
+fn tell(outcome: &Outcome, out: &Path) -> Result<()> {
+    let progress = &outcome.progress;
+    let out = out.display();
+    if outcome.reason == EndReason::Stopped {
+        return Err(Error::Stopped(format!(
+            "stopped after step {}, state saved; go on with: sprint train --out {out} --resume",
+            progress.step
+        )));
+    }
+    let (top1, top5) = progress.last_accuracy.unwrap_or_default();
+    let seconds = progress.elapsed_s.round() as u64;
+    let skipped = match progress.skipped_images {
+        0 => String::new(),
+        n => format!("; {n} bad pictures skipped"),
+    };
+    println!(
+        "top-1 {top1:.2} %, top-5 {top5:.2} % after {} epochs in {}:{:02}{skipped}; see {out}/report.html",
+        progress.epochs_done,
+        seconds / 60,
+        seconds % 60
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_names_are_utc_dates() {
+        assert_eq!(time_name(0.0), "19700101-000000");
+        assert_eq!(time_name(951_782_399.0), "20000228-235959");
+        assert_eq!(time_name(951_782_400.0), "20000229-000000");
+        assert_eq!(time_name(1_795_428_000.0), "20261123-100000");
+    }
+}
