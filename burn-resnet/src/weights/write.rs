@@ -1,0 +1,81 @@
+//! Writing weights that PyTorch loads strictly: safetensors with torchvision's names, whole or not at all.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::path::Path;
+
+use safetensors::{Dtype, View};
+
+use super::{WeightsError, to_named};
+use crate::resnet::ResNet;
+
+/// Writes every parameter and running statistic of `model` to a safetensors file, in f32.
+///
+/// `metadata` goes into the file's header, for whoever reads it; `format` (`pt`) and `burn_resnet.config` (the
+/// [`ResNetConfig`](crate::ResNetConfig) as JSON) are added. `num_batches_tracked`, which PyTorch wants to find but reads
+/// only with a momentum of none, is 0.
+///
+/// The file appears whole or not at all: it is written beside its place, forced to disk, and renamed.
+///
+/// # Errors
+/// [`WeightsError::Write`].
+pub fn save(
+    path: impl AsRef<Path>,
+    model: &ResNet,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightsError> {
+    let path = path.as_ref();
+    write(path, model, metadata).map_err(|source| WeightsError::Write { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, model: &ResNet, metadata: &BTreeMap<String, String>) -> io::Result<()> {
+    let mut views = Vec::new();
+    for tensor in to_named(model) {
+        if let Some(norm) = tensor.name.strip_suffix("running_var") {
+            let counter = Bytes { dtype: Dtype::I64, shape: vec![], data: 0i64.to_le_bytes().to_vec() };
+            views.push((format!("{norm}num_batches_tracked"), counter));
+        }
+        let data = tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect();
+        views.push((tensor.name, Bytes { dtype: Dtype::F32, shape: tensor.shape, data }));
+    }
+    let mut header: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    header.insert("format".into(), "pt".into());
+    header.insert("burn_resnet.config".into(), serde_json::to_string(model.config())?);
+    let bytes = safetensors::serialize(views, Some(header)).map_err(io::Error::other)?;
+
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is its owner's alone; this one is to become an ordinary file (less the umask).
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut temporary = builder.tempfile_in(folder)?;
+    temporary.write_all(&bytes)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path)?;
+    // The rename itself lasts only once the folder is on disk.
+    #[cfg(unix)]
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+struct Bytes {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+impl View for Bytes {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        (&self.data).into()
+    }
+    fn data_len(&self) -> usize {
+        self.data.len()
+    }
+}
