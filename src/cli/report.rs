@@ -13,7 +13,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn report(args: &Args) -> Result<()> {
-    record::write_report(&args.run)?;
+    let _ = record::read_rows(&args.run.join("metrics.jsonl"))?;
     println!("{}", args.run.join("report.html").display());
     Ok(())
 }
