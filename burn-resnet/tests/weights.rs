@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::Device;
 use burn_resnet::weights::{self, HeadPolicy, NamedTensor, WeightsError, WeightsFile, apply_named, to_named};
 use burn_resnet::{Depth, ResNet, ResNetConfig};
 use common::*;
@@ -87,7 +86,7 @@ fn a_published_cifar_network() {
 #[test]
 fn weights_of_another_network_are_told_apart() {
     let path = fixture_path("tiny.zip.pth");
-    let device = Device::default();
+    let device = cpu();
     let mut deeper = ResNetConfig::new(Depth::D20, 10).unwrap().with_width(4).unwrap().init(1, &device);
     let message = load_error(&path, &mut deeper).to_string();
     let expected = "the weights are not those of this ResNet-20: 60 missing (layer1.1.conv1.weight, \
@@ -108,7 +107,7 @@ fn weights_of_another_network_are_told_apart() {
 #[test]
 fn another_number_of_classes_names_the_head_and_can_be_accepted() {
     let path = fixture_path("tiny.zip.pth");
-    let mut model = tiny().with_num_classes(3).unwrap().init(1, &Device::default());
+    let mut model = tiny().with_num_classes(3).unwrap().init(1, &cpu());
     let own = to_named(&model);
     let error = load_error(&path, &mut model);
     assert!(matches!(error, WeightsError::HeadMismatch { expected_classes: 3, got_classes: 10 }));
@@ -130,7 +129,7 @@ fn another_number_of_classes_names_the_head_and_can_be_accepted() {
 fn damaged_files_are_refused_wherever_they_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut");
-    let mut model = tiny().init(1, &Device::default());
+    let mut model = tiny().init(1, &cpu());
     for name in TINY {
         let whole = std::fs::read(fixture_path(name)).unwrap();
         let n = whole.len();
@@ -146,7 +145,7 @@ fn damaged_files_are_refused_wherever_they_end() {
 fn files_that_are_something_else() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.pth");
-    let mut model = tiny().init(1, &Device::default());
+    let mut model = tiny().init(1, &cpu());
     let hostile_header = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
     let large_header = [&50_000_000u64.to_le_bytes()[..], b"{\"a\": 1}"].concat();
     let no_json = [&2u64.to_le_bytes()[..], b"{!"].concat();
@@ -172,7 +171,7 @@ fn files_that_are_something_else() {
 
 #[test]
 fn values_that_are_no_weights_are_refused() {
-    let mut model = tiny().init(1, &Device::default());
+    let mut model = tiny().init(1, &cpu());
     let before = to_named(&model);
     let changed = |change: &dyn Fn(&mut NamedTensor)| {
         let mut tensors = before.clone();
@@ -218,7 +217,7 @@ fn what_is_written_is_read_back_to_the_bit() {
 fn a_write_that_fails_says_where() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none").join("out.safetensors");
-    let model = tiny().init(1, &Device::default());
+    let model = tiny().init(1, &cpu());
     let error = weights::save(&path, &model, &BTreeMap::new()).unwrap_err();
     assert!(matches!(error, WeightsError::Write { .. }), "{error:?}");
 }
@@ -226,7 +225,7 @@ fn a_write_that_fails_says_where() {
 /// Writes what `fixtures/check_export.py` looks at, and checks here that the state dict is complete.
 #[test]
 fn exported_for_torchvision() {
-    let device = Device::default();
+    let device = cpu();
     for (depth, size) in [(Depth::D18, 64), (Depth::D50, 64)] {
         let model = hashed_model(&ResNetConfig::new(depth, 1000).unwrap(), &device).valid();
         let logits = values(model.forward(images("export", [2, 3, size, size], &device)));

@@ -21,6 +21,15 @@ pub(crate) fn for_each_cpu_device(test: impl Fn(&str, Device)) {
     test("ndarray", Device::ndarray());
 }
 
+/// The CPU backend that is compiled in, the faster one of two.
+pub(crate) fn cpu() -> Device {
+    #[cfg(feature = "flex")]
+    return Device::flex();
+    #[cfg(not(feature = "flex"))]
+    #[allow(deprecated)]
+    return Device::ndarray();
+}
+
 pub(crate) fn fixture_path(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", name].iter().collect()
 }

@@ -1,7 +1,6 @@
 //! The start: recipe of torchvision with zero gamma, the same bits on every backend.
 
 use burn::module::Module;
-use burn::tensor::Device;
 use burn_resnet::weights::{NamedTensor, to_named};
 use burn_resnet::{Depth, ResNetConfig};
 
@@ -27,7 +26,7 @@ fn assert_normal(tensor: &NamedTensor, std: f64) {
 
 #[test]
 fn resnet50_starts_by_the_recipe() {
-    let model = ResNetConfig::new(Depth::D50, 1000).unwrap().init(7, &Device::default());
+    let model = ResNetConfig::new(Depth::D50, 1000).unwrap().init(7, &cpu());
     let mut zero_gammas = 0;
     for tensor in to_named(&model) {
         let all = |value: f32| tensor.data.iter().all(|&x| x == value);
@@ -58,7 +57,7 @@ fn resnet50_starts_by_the_recipe() {
 
 #[test]
 fn the_first_loss_is_that_of_guessing() {
-    let device = Device::default().autodiff();
+    let device = cpu().autodiff();
     for (depth, size) in [(Depth::D18, 32), (Depth::D8, 32)] {
         let config = ResNetConfig::new(depth, 1000).unwrap();
         let logits = config.init(3, &device).forward(images("a", [4, 3, size, size], &device));
@@ -70,12 +69,12 @@ fn the_first_loss_is_that_of_guessing() {
 #[test]
 fn bits_depend_on_the_seed_and_on_nothing_else() {
     let config = ResNetConfig::new(Depth::D8, 10).unwrap();
-    let first = to_named(&config.init(1, &Device::default()));
+    let first = to_named(&config.init(1, &cpu()));
     for_each_cpu_device(|backend, device| {
         assert_eq!(to_named(&config.init(1, &device)), first, "{backend}");
         assert_eq!(to_named(&config.init(1, &device.autodiff())), first, "{backend}, autodiff");
     });
-    let other = to_named(&config.init(2, &Device::default()));
+    let other = to_named(&config.init(2, &cpu()));
     let conv = |tensors: &[NamedTensor], name: &str| {
         tensors.iter().find(|tensor| tensor.name == name).unwrap().data.clone()
     };

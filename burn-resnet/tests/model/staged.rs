@@ -57,7 +57,7 @@ fn same_bits_as_the_whole_backward() {
 
 #[test]
 fn frozen_segments_are_empty() {
-    let device = Device::default().autodiff();
+    let device = cpu().autodiff();
     let model = ResNetConfig::new(Depth::D8, 5).unwrap().with_width(4).unwrap().init(1, &device);
     let segments = model.segments();
     let lengths = |model: &ResNet| {
