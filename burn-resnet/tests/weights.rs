@@ -1,4 +1,5 @@
 //! Files of weights: every kind that must be read, wrong and damaged ones, and what is written.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

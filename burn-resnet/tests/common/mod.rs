@@ -160,7 +160,7 @@ pub(crate) fn named_gradients(model: &ResNet, grads: &GradientsParams) -> Vec<(S
     }
     impl ModuleVisitor for Walk<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let values = self.grads.get::<D>(param.id).map(|grad| values(grad));
+            let values = self.grads.get::<D>(param.id).map(values);
             self.found.push(values.unwrap_or_default());
         }
     }

@@ -1,4 +1,5 @@
 //! The network by itself: names and counts, start, staged backward, number types.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;
