@@ -170,6 +170,29 @@ fn files_that_are_something_else() {
     assert!(matches!(load_error(&folder.path().join("none"), &mut model), WeightsError::Read { .. }));
 }
 
+/// A small file may name a huge network; nothing of that size is made.
+#[test]
+fn a_network_larger_than_its_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("huge.safetensors");
+    let view = |shape: Vec<usize>, bytes| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F16, shape, bytes)
+    };
+    let stem = vec![0; 2 * 1024 * 3 * 9];
+    let mut tensors = vec![
+        ("conv1.weight".to_owned(), view(vec![1024, 3, 3, 3], &stem).unwrap()),
+        ("fc.weight".to_owned(), view(vec![1 << 20, 0], &[]).unwrap()),
+        ("layer1.0.conv3.weight".to_owned(), view(vec![0], &[]).unwrap()),
+    ];
+    for (stage, blocks) in Depth::D152.stages().iter().enumerate() {
+        let names = (0..*blocks).map(|block| format!("layer{}.{block}.conv1.weight", stage + 1));
+        tensors.extend(names.map(|name| (name, view(vec![0], &[]).unwrap())));
+    }
+    std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let error = weights::load(&path, &cpu()).unwrap_err();
+    assert!(error.to_string().contains("names a ResNet-152"), "{error}");
+}
+
 #[test]
 fn values_that_are_no_weights_are_refused() {
     let mut model = tiny().init(1, &cpu());
