@@ -1,6 +1,11 @@
 //! The operations as Burn sees them: a trait whose default methods are Burn's own operations. Flex overrides them in
 //! `flex`; gradients are wired up in `conv` and `norm`.
 
+#![cfg_attr(
+    feature = "ndarray",
+    allow(deprecated, reason = "Burn deprecates ndarray, which is a second opinion for tests")
+)]
+
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, backend_extension};
@@ -88,7 +93,8 @@ pub trait Kernels: Backend {
         relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let state = [x, gamma, mean, variance];
-        let (x_grad, gamma_grad, beta_grad, _) = plain::norm_grads::<Self>(state, output, grad, epsilon, relu);
+        let (x_grad, gamma_grad, beta_grad, _) =
+            plain::norm_grads::<Self>(state, output, grad, epsilon, relu);
         (x_grad, gamma_grad, beta_grad)
     }
 
@@ -108,7 +114,6 @@ pub trait Kernels: Backend {
 }
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated, reason = "a second opinion for tests")]
 impl Kernels for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]

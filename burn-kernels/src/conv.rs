@@ -36,7 +36,12 @@ use crate::backend::Kernels;
 /// ```
 #[must_use]
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::conv2d_forward(x.into_dispatch(), weight.into_dispatch(), stride, padding))
+    Tensor::from_dispatch(Dispatch::conv2d_forward(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        stride,
+        padding,
+    ))
 }
 
 #[derive(Debug)]

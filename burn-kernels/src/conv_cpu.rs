@@ -34,7 +34,13 @@ pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
             let (first, columns) = (rows.start * g.out_width(), rows.len() * g.out_width());
             with_scratch(unrolled * columns, |matrix| {
                 g.unroll(x, rows, matrix);
-                multiply(&mut y[first..], area, weight, View::rows(matrix, unrolled, columns, columns), false);
+                multiply(
+                    &mut y[first..],
+                    area,
+                    weight,
+                    View::rows(matrix, unrolled, columns, columns),
+                    false,
+                );
             });
         }
     });
@@ -44,10 +50,8 @@ pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
 /// Gradient of the images, given that of the output.
 pub(crate) fn input_grad(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<f32> {
     let (unrolled, area) = (g.unrolled(), g.out_area());
-    // At stride 1 it is the convolution of the gradient with the kernels turned by half a turn. Turning them costs a
-    // pass over the weights, which few pixels do not pay for.
-    let fits = g.kernel.iter().all(|&k| g.padding < k);
-    if g.stride == 1 && !g.is_pointwise() && fits && g.kernel[0] == g.kernel[1] && g.batch * area >= 4 * g.channels_in {
+    // At stride 1 it is the convolution of the gradient with the kernels turned by half a turn.
+    if g.stride == 1 && g.kernel[0] == g.kernel[1] && g.padding < g.kernel[0] {
         let turned = Geometry {
             channels_in: g.channels_out,
             channels_out: g.channels_in,
@@ -62,9 +66,6 @@ pub(crate) fn input_grad(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<f32>
     let mut x_grad = vec![0.0; g.batch * g.channels_in * g.area()];
     let grads = grad.par_chunks_exact(g.channels_out * area);
     x_grad.par_chunks_exact_mut(g.channels_in * g.area()).zip(grads).for_each(|(x_grad, grad)| {
-        if g.is_pointwise() {
-            return multiply(x_grad, area, weight, View::rows(grad, g.channels_out, area, area), false);
-        }
         for rows in tiles(g, unrolled) {
             let (first, columns) = (rows.start * g.out_width(), rows.len() * g.out_width());
             with_scratch(unrolled * columns, |matrix| {

@@ -120,6 +120,12 @@ mod tests {
     #[test]
     #[should_panic(expected = "product leaves its slice")]
     fn refuses_a_stride_that_overflows() {
-        multiply(&mut [0.0; 4], usize::MAX, View::rows(&[0.0; 6], 3, 2, 2), View::rows(&[0.0; 4], 2, 2, 2), false);
+        multiply(
+            &mut [0.0; 4],
+            usize::MAX,
+            View::rows(&[0.0; 6], 3, 2, 2),
+            View::rows(&[0.0; 4], 2, 2, 2),
+            false,
+        );
     }
 }

@@ -25,7 +25,10 @@ impl Geometry {
     pub(crate) fn new(x: [usize; 4], weight: [usize; 4], stride: usize, padding: usize) -> Self {
         let [batch, channels_in, height, width] = x;
         let [channels_out, weight_in, kernel_height, kernel_width] = weight;
-        assert_eq!(channels_in, weight_in, "conv2d: images {x:?} and weights {weight:?} differ in input channels");
+        assert_eq!(
+            channels_in, weight_in,
+            "conv2d: images {x:?} and weights {weight:?} differ in input channels"
+        );
         assert!(stride > 0, "conv2d: stride 0");
         assert!(!x.contains(&0) && channels_out > 0, "conv2d: empty images {x:?} or weights {weight:?}");
         let kernel = [kernel_height, kernel_width];
@@ -76,7 +79,8 @@ impl Geometry {
     pub(crate) fn unroll(&self, planes: &[f32], rows: Range<usize>, matrix: &mut [f32]) {
         let columns = rows.len() * self.out_width();
         let same_width = self.stride == 1 && self.out_width() == self.width;
-        let taps = planes.chunks_exact(self.area()).flat_map(|plane| self.each_tap().map(move |tap| (plane, tap)));
+        let taps =
+            planes.chunks_exact(self.area()).flat_map(|plane| self.each_tap().map(move |tap| (plane, tap)));
         for (row, (plane, tap)) in matrix.chunks_exact_mut(columns).zip(taps) {
             if same_width {
                 self.unroll_shifted(plane, tap, rows.clone(), row);
@@ -190,17 +194,21 @@ mod tests {
     fn geometries() -> impl Iterator<Item = Geometry> {
         let extents = [[1, 1], [1, 4], [3, 2], [5, 6]];
         let kernels = [[1, 1], [2, 2], [3, 3], [1, 3], [7, 7]];
-        extents.into_iter().flat_map(move |[height, width]| {
-            kernels.into_iter().flat_map(move |kernel| {
-                (1..4).flat_map(move |stride| (0..5).map(move |padding| (height, width, kernel, stride, padding)))
+        extents
+            .into_iter()
+            .flat_map(move |[height, width]| {
+                kernels.into_iter().flat_map(move |kernel| {
+                    (1..4).flat_map(move |stride| {
+                        (0..5).map(move |padding| (height, width, kernel, stride, padding))
+                    })
+                })
             })
-        })
-        .filter(|&(height, width, kernel, _, padding)| {
-            height + 2 * padding >= kernel[0] && width + 2 * padding >= kernel[1]
-        })
-        .map(|(height, width, [kh, kw], stride, padding)| {
-            Geometry::new([1, 2, height, width], [1, 2, kh, kw], stride, padding)
-        })
+            .filter(|&(height, width, kernel, _, padding)| {
+                height + 2 * padding >= kernel[0] && width + 2 * padding >= kernel[1]
+            })
+            .map(|(height, width, [kh, kw], stride, padding)| {
+                Geometry::new([1, 2, height, width], [1, 2, kh, kw], stride, padding)
+            })
     }
 
     #[test]
@@ -217,7 +225,8 @@ mod tests {
                     for (t, [ty, tx]) in g.each_tap().enumerate() {
                         for y in start..end {
                             for x in 0..g.out_width() {
-                                let got = matrix[(c * g.taps() + t) * columns + (y - start) * g.out_width() + x];
+                                let got =
+                                    matrix[(c * g.taps() + t) * columns + (y - start) * g.out_width() + x];
                                 let iy = (y * g.stride + ty).checked_sub(g.padding).filter(|&i| i < g.height);
                                 let ix = (x * g.stride + tx).checked_sub(g.padding).filter(|&i| i < g.width);
                                 let pixel = iy.zip(ix).map(|(iy, ix)| c * g.area() + iy * g.width + ix);

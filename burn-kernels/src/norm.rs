@@ -93,7 +93,8 @@ impl<B: Kernels> Backward<B, 4> for Norm {
     fn backward(self, ops: Ops<Saved<B>, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         let Saved { x, gamma, mean, variance, output, epsilon, relu } = ops.state;
-        let (x, gamma, beta, residual) = B::norm_add_grads(x, gamma, mean, variance, output, grad, epsilon, relu);
+        let (x, gamma, beta, residual) =
+            B::norm_add_grads(x, gamma, mean, variance, output, grad, epsilon, relu);
         for (node, grad) in ops.parents.into_iter().zip([x, gamma, beta, residual]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);
@@ -111,7 +112,8 @@ pub(crate) fn tracked_norm<B: Kernels, C: CheckpointStrategy>(
     epsilon: f64,
     relu: bool,
 ) -> (Tracked<B, C>, Tracked<B, C>, Tracked<B, C>) {
-    let [(x, x_node), (gamma, gamma_node), (beta, beta_node)] = [x, gamma, beta].map(|tensor| tensor.into_parts());
+    let [(x, x_node), (gamma, gamma_node), (beta, beta_node)] =
+        [x, gamma, beta].map(|tensor| tensor.into_parts());
     let saved = |(output, mean, variance): &(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>)| Saved::<B> {
         x: x.clone(),
         gamma: gamma.clone(),

@@ -215,14 +215,19 @@ pub(crate) fn input_grads(
         return (x_grad, None);
     }
     let mut residual_grad = vec![0.0; x.len()];
-    parts.zip(residual_grad.par_chunks_exact_mut(planes.area)).enumerate().for_each(|(plane, (x_grad, masked))| {
-        plane_grads(plane, x_grad, Some(masked));
-    });
+    parts.zip(residual_grad.par_chunks_exact_mut(planes.area)).enumerate().for_each(
+        |(plane, (x_grad, masked))| {
+            plane_grads(plane, x_grad, Some(masked));
+        },
+    );
     (x_grad, Some(residual_grad))
 }
 
 /// Sums of the terms made of each place of some slices of one length: f32 in lanes, the lanes in f64.
-fn sums<const S: usize, const K: usize>(slices: [&[f32]; S], term: impl Fn([f32; S]) -> [f32; K]) -> [f64; K] {
+fn sums<const S: usize, const K: usize>(
+    slices: [&[f32]; S],
+    term: impl Fn([f32; S]) -> [f32; K],
+) -> [f64; K] {
     let mut lanes = [[0.0_f32; LANES]; K];
     let mut add = |lane: usize, place: [f32; S]| {
         for (lanes, term) in lanes.iter_mut().zip(term(place)) {

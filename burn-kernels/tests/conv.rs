@@ -75,9 +75,12 @@ fn agrees_with_burns_at_odd_shapes() {
     for case in cases(&mut random) {
         let (x, weight) = (random.values(len(case.x)), random.values(len(case.weight)));
         let grad = random.values(len(case.out()));
-        let at = |f: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>, x: &[f64], weight: &[f64], grad: &[f64], dtype| {
-            run(f, (x, case.x), (weight, case.weight), grad, dtype, &device)
-        };
+        let at =
+            |f: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>,
+             x: &[f64],
+             weight: &[f64],
+             grad: &[f64],
+             dtype| { run(f, (x, case.x), (weight, case.weight), grad, dtype, &device) };
         let plain = |x, weight| case.plain(x, weight);
         let truth = at(&plain, &x, &weight, &grad, DType::F64);
         // A sum of n products in any order errs by at most n * epsilon times the sum of their sizes (Higham 2002, 3.1).
@@ -149,14 +152,7 @@ fn bits_depend_neither_on_the_run_nor_on_the_threads() {
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                run(
-                    |x, w| case.ours(x, w),
-                    (&x, case.x),
-                    (&weight, case.weight),
-                    &grad,
-                    DType::F32,
-                    &device,
-                )
+                run(|x, w| case.ours(x, w), (&x, case.x), (&weight, case.weight), &grad, DType::F32, &device)
             })
         };
         let one = with(1);
@@ -173,11 +169,8 @@ fn other_number_types_and_backends_get_burns_own() {
     let (x, weight) = (random.values(len(case.x)), random.values(len(case.weight)));
     let grad = random.values(len(case.out()));
     #[cfg_attr(not(feature = "ndarray"), allow(unused_mut))]
-    let mut kinds = vec![
-        (Device::flex(), DType::F64),
-        (Device::flex(), DType::F16),
-        (Device::flex(), DType::BF16),
-    ];
+    let mut kinds =
+        vec![(Device::flex(), DType::F64), (Device::flex(), DType::F16), (Device::flex(), DType::BF16)];
     #[cfg(feature = "ndarray")]
     #[allow(deprecated, reason = "a second opinion for tests")]
     kinds.extend([(Device::ndarray(), DType::F32), (Device::ndarray(), DType::F64)]);

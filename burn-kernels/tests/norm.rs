@@ -18,11 +18,23 @@ struct Case {
 
 type Op = fn(Tensor<4>, Tensor<1>, Tensor<1>, Option<Tensor<4>>, bool) -> BatchNormOutput;
 
-fn ours(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, residual: Option<Tensor<4>>, relu: bool) -> BatchNormOutput {
+fn ours(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    relu: bool,
+) -> BatchNormOutput {
     batch_norm_train(x, gamma, beta, residual, EPSILON, relu)
 }
 
-fn plain(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, residual: Option<Tensor<4>>, relu: bool) -> BatchNormOutput {
+fn plain(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    relu: bool,
+) -> BatchNormOutput {
     let norm = module::batch_norm_train(x, gamma, beta, EPSILON);
     let sum = residual.into_iter().fold(norm.output, |sum, residual| sum + residual);
     let output = if relu { activation::relu(sum) } else { sum };
@@ -78,12 +90,14 @@ impl Inputs {
             let c = channel(i);
             ((self.x[i] - truth[1][c]).abs() + truth[1][c].abs()) * inverse[c]
         };
-        let mut sums = vec![[0.0; 2]; channels];
+        let mut sums = vec![[0.0; 3]; channels];
         for i in 0..self.x.len() {
             sums[channel(i)][0] += self.grad[i].abs();
             sums[channel(i)][1] += self.grad[i].abs() * normal(i);
+            sums[channel(i)][2] += self.x[i].abs();
         }
-        let each = |f: &dyn Fn(usize) -> f64, len: usize| (0..len).map(|i| f(i) * epsilon).collect::<Vec<_>>();
+        let each =
+            |f: &dyn Fn(usize) -> f64, len: usize| (0..len).map(|i| f(i) * epsilon).collect::<Vec<_>>();
         let len = self.x.len();
         vec![
             each(
@@ -93,7 +107,7 @@ impl Inputs {
                 },
                 len,
             ),
-            each(&|c| 2.0 * truth[1][c].abs() + 1e-3, channels),
+            each(&|c| 160.0 * sums[c][2] / n, channels),
             each(&|c| 160.0 * truth[2][c], channels),
             each(
                 &|i| {
@@ -111,7 +125,8 @@ impl Inputs {
 }
 
 fn cases(random: &mut Random) -> Vec<Case> {
-    let mut shapes = vec![[1, 1, 1, 2], [2, 3, 1, 1], [4, 16, 28, 28], [2, 2, 65, 67], [3, 33, 7, 7], [1, 5, 9, 2]];
+    let mut shapes =
+        vec![[1, 1, 1, 2], [2, 3, 1, 1], [4, 16, 28, 28], [2, 2, 65, 67], [3, 33, 7, 7], [1, 5, 9, 2]];
     while shapes.len() < 24 {
         let mut upto = |n| 1 + random.below(n);
         shapes.push([1 + upto(5), upto(40), upto(20), upto(20)]);

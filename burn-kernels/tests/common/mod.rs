@@ -1,5 +1,5 @@
 //! Random tensors, and gradients of a function of tensors.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
