@@ -119,7 +119,8 @@ pub(crate) fn tracked_norm<B: Kernels, C: CheckpointStrategy>(
         gamma: gamma.clone(),
         mean: mean.clone(),
         variance: variance.clone(),
-        output: output.clone(),
+        // Only the mask of the ReLU reads it; a stand-in that is kept anyway lets the output go.
+        output: if relu { output.clone() } else { x.clone() },
         epsilon,
         relu,
     };

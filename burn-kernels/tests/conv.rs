@@ -1,5 +1,7 @@
 //! Convolution against Burn's own in f64, at odd shapes, by the a-priori bound of its rounding error.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use burn::tensor::ops::ConvOptions;

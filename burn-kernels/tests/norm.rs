@@ -1,5 +1,7 @@
 //! Batch norm with its addition and ReLU against Burn's own in f64, at odd shapes.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use burn::tensor::{DType, Device, Tensor, activation, module};

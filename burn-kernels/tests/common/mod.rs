@@ -1,4 +1,5 @@
 //! Random tensors, and gradients of a function of tensors.
+#![allow(clippy::unwrap_used)]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -32,7 +33,7 @@ pub fn leaf<const D: usize>(values: &[f64], shape: [usize; D], dtype: DType, dev
 }
 
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor.into_data().convert_dtype(DType::F64).into_vec().unwrap()
+    tensor.into_data().convert_dtype(DType::F64).try_into_vec().unwrap()
 }
 
 /// The result of `f` at `a` and `b`, and the gradients of both when the result's is `grad`.
