@@ -2,7 +2,6 @@
 //! convolution of the bottleneck ("v1.5"), as torchvision's `resnet.py`.
 
 use burn::module::Module;
-use burn::tensor::activation::relu;
 use burn::tensor::{Tensor, s};
 
 use crate::layer::Conv;
@@ -33,17 +32,17 @@ impl Block {
     /// As [`BatchNorm::forward`].
     #[must_use]
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = relu(self.bn1.forward(self.conv1.forward(x.clone())));
-        let y = self.bn2.forward(self.conv2.forward(y));
-        let y = match (&self.conv3, &self.bn3) {
-            (Some(conv), Some(bn)) => bn.forward(conv.forward(relu(y))),
-            _ => y,
+        let y = self.bn1.forward_relu(self.conv1.forward(x.clone()), None);
+        let y = self.conv2.forward(y);
+        let (y, last) = match (&self.conv3, &self.bn3) {
+            (Some(conv), Some(bn)) => (conv.forward(self.bn2.forward_relu(y, None)), bn),
+            _ => (y, &self.bn2),
         };
         let shortcut = match &self.downsample {
             Some((conv, bn)) => bn.forward(conv.forward(x)),
             None => option_a(x, y.dims()[1]),
         };
-        relu(y + shortcut)
+        last.forward_relu(y, Some(shortcut))
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::f64::consts::TAU;
 
-use burn::module::{Param, ParamId};
+use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::block::Block;
@@ -133,8 +133,7 @@ impl Init<'_> {
     }
 
     fn param<const D: usize>(&self, shape: [usize; D], values: Vec<f32>) -> Param<Tensor<D>> {
-        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
-        Param::initialized(ParamId::new(), tensor.require_grad())
+        Param::from_data(TensorData::new(values, shape), self.device)
     }
 }
 

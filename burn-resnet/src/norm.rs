@@ -5,6 +5,7 @@
 //! statistics are one update behind for whoever reads them.
 
 use burn::module::{Flag, Module, Param, RunningState};
+use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, module};
 
 use crate::layer::as_type_of;
@@ -61,21 +62,44 @@ impl BatchNorm {
     /// [`ResNetConfig::check_train_batch`](crate::ResNetConfig::check_train_batch) asks beforehand.
     #[must_use]
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let (weight, bias) = (self.weight.val(), self.bias.val());
-        let own = as_type_of(x.clone(), &weight);
-        if !(x.device().is_autodiff() && self.training.is_enabled()) {
-            let (mean, var) = (self.running_mean.value(), self.running_var.value());
-            return as_type_of(module::batch_norm(own, weight, bias, mean, var, EPSILON), &x);
+        let own = as_type_of(x.clone(), &self.weight.val());
+        if self.trains(&x) {
+            return as_type_of(self.train(own, None, false), &x);
         }
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let (mean, var) = (self.running_mean.value(), self.running_var.value());
+        as_type_of(module::batch_norm(own, weight, bias, mean, var, EPSILON), &x)
+    }
+
+    /// `relu(forward(x) + residual)`: one operation where the images have the parameters' number type. Elsewhere the
+    /// addition and the ReLU are done in the images' type, as they would be without this.
+    pub(crate) fn forward_relu(&self, x: Tensor<4>, residual: Option<Tensor<4>>) -> Tensor<4> {
+        if self.trains(&x) && x.dtype() == self.weight.val().dtype() {
+            return self.train(x, residual, true);
+        }
+        let y = self.forward(x);
+        relu(match residual {
+            Some(residual) => y + residual,
+            None => y,
+        })
+    }
+
+    fn trains(&self, x: &Tensor<4>) -> bool {
+        x.device().is_autodiff() && self.training.is_enabled()
+    }
+
+    /// Normalises by the batch, and moves the running statistics towards its own.
+    fn train(&self, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
         let [batch, _, height, width] = x.dims();
         let n = batch * height * width;
         assert!(n > 1, "batch norm needs more than one value a channel to train, got {:?}", x.dims());
 
-        let out = module::batch_norm_train(own, weight, bias, EPSILON);
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let out = burn_kernels::batch_norm_train(x, weight, bias, residual, EPSILON, relu);
         let unbiased = n as f64 / (n - 1) as f64;
         update(&self.running_mean, out.mean);
         update(&self.running_var, out.variance.mul_scalar(unbiased));
-        as_type_of(out.output, &x)
+        out.output
     }
 }
 

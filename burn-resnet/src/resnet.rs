@@ -4,7 +4,6 @@
 //! (`layer1.0.downsample.1.running_mean`); nothing is renamed anywhere.
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::tensor::activation::relu;
 use burn::tensor::{Tensor, module};
 
 use crate::block::Block;
@@ -55,7 +54,7 @@ impl ResNet {
     /// Images to the input of the first block.
     #[must_use]
     pub fn stem(&self, images: Tensor<4>) -> Tensor<4> {
-        self.config.stem().pool(relu(self.bn1.forward(self.conv1.forward(images))))
+        self.config.stem().pool(self.bn1.forward_relu(self.conv1.forward(images), None))
     }
 
     /// Output of the last block to logits: global average, classifier.

@@ -148,6 +148,7 @@ pub struct NamedTensor {
 #[derive(Debug)]
 pub struct WeightsFile {
     path: PathBuf,
+    num_bytes: u64,
     entries: Vec<Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -160,18 +161,28 @@ impl WeightsFile {
     /// [`NoNetwork`](WeightsError::NoNetwork).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
-        let (entries, metadata) = read::open(path)?;
+        let read::Opened { num_bytes, entries, metadata } = read::open(path)?;
         let entries = names::normalize(entries)
             .map_err(|reason| WeightsError::NoNetwork { path: path.to_owned(), reason })?;
-        Ok(Self { path: path.to_owned(), entries, metadata })
+        Ok(Self { path: path.to_owned(), num_bytes, entries, metadata })
     }
 
     /// The architecture, read off names and shapes.
     ///
     /// # Errors
-    /// [`WeightsError::Config`] if it is none known here.
+    /// [`WeightsError::Config`] if it is none known here; [`WeightsError::NoNetwork`] if such a network cannot be in a
+    /// file of this size, so that a hostile file cannot make its reader build a huge one.
     pub fn config(&self) -> Result<ResNetConfig, WeightsError> {
-        Ok(ResNetConfig::infer(self.shapes())?)
+        let config = ResNetConfig::infer(self.shapes())?;
+        let (num_params, num_bytes) = (config.num_params(), self.num_bytes);
+        // The smallest type of weights takes two bytes.
+        if num_params > num_bytes / 2 {
+            let depth = config.depth();
+            let reason =
+                format!("names a ResNet-{depth} of {num_params} parameters, and has {num_bytes} bytes");
+            return Err(WeightsError::NoNetwork { path: self.path.clone(), reason });
+        }
+        Ok(config)
     }
 
     /// Names, prefixes stripped, and shapes.

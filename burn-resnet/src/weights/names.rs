@@ -67,6 +67,7 @@ fn first_segment(name: &str) -> &str {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use burn::tensor::DType;

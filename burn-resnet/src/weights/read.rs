@@ -36,20 +36,31 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// Names, types and shapes of a file's tensors, and what it says of itself.
-pub(super) fn open(path: &Path) -> Result<(Vec<Entry>, BTreeMap<String, String>), WeightsError> {
+/// A file's size, names, types and shapes of its tensors, and what it says of itself.
+pub(super) struct Opened {
+    pub(super) num_bytes: u64,
+    pub(super) entries: Vec<Entry>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+/// Opens either kind of file.
+pub(super) fn open(path: &Path) -> Result<Opened, WeightsError> {
     let failed = |source| WeightsError::Read { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
-    let got_bytes = file.metadata().map_err(failed)?.len();
-    if got_bytes > FILE_BYTES_MAX {
+    let num_bytes = file.metadata().map_err(failed)?.len();
+    if num_bytes > FILE_BYTES_MAX {
         let path = path.to_owned();
-        return Err(WeightsError::TooLarge { path, got_bytes, expected_bytes_max: FILE_BYTES_MAX });
+        return Err(WeightsError::TooLarge {
+            path,
+            got_bytes: num_bytes,
+            expected_bytes_max: FILE_BYTES_MAX,
+        });
     }
     let mut start = Vec::new();
     Read::by_ref(&mut file).take(9).read_to_end(&mut start).map_err(failed)?;
     match start.split_first_chunk() {
-        Some((&length, [b'{'])) => open_safetensors(path, file, u64::from_le_bytes(length), got_bytes),
-        _ => Ok((open_pytorch(path)?, BTreeMap::new())),
+        Some((&length, [b'{'])) => open_safetensors(path, file, u64::from_le_bytes(length), num_bytes),
+        _ => Ok(Opened { num_bytes, entries: open_pytorch(path)?, metadata: BTreeMap::new() }),
     }
 }
 
@@ -57,13 +68,13 @@ fn open_safetensors(
     path: &Path,
     mut file: File,
     header_bytes: u64,
-    file_bytes: u64,
-) -> Result<(Vec<Entry>, BTreeMap<String, String>), WeightsError> {
+    num_bytes: u64,
+) -> Result<Opened, WeightsError> {
     let unreadable = |reason: String| WeightsError::Unreadable { path: path.to_owned(), reason };
     let data_start = header_bytes.saturating_add(8);
-    if header_bytes > HEADER_BYTES_MAX || data_start > file_bytes {
+    if header_bytes > HEADER_BYTES_MAX || data_start > num_bytes {
         return Err(unreadable(format!(
-            "it announces a header of {header_bytes} bytes, and has {file_bytes} in all"
+            "it announces a header of {header_bytes} bytes, and has {num_bytes} in all"
         )));
     }
     let mut header = vec![0; header_bytes as usize];
@@ -71,7 +82,7 @@ fn open_safetensors(
     read.map_err(|source| WeightsError::Read { path: path.to_owned(), source })?;
     let header: Metadata =
         serde_json::from_slice(&header).map_err(|e| unreadable(format!("its header: {e}")))?;
-    let data_bytes = file_bytes - data_start;
+    let data_bytes = num_bytes - data_start;
     if header.data_len() as u64 != data_bytes {
         let expected = header.data_len();
         return Err(unreadable(format!(
@@ -96,9 +107,10 @@ fn open_safetensors(
         };
         Ok(Entry { name, shape: info.shape.clone(), dtype, read: Box::new(read) })
     });
-    let tensors = tensors.collect::<Result<_, WeightsError>>()?;
+    let entries = tensors.collect::<Result<_, WeightsError>>()?;
     let metadata = header.metadata().iter().flatten();
-    Ok((tensors, metadata.map(|(key, value)| (key.clone(), value.clone())).collect()))
+    let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+    Ok(Opened { num_bytes, entries, metadata })
 }
 
 fn open_pytorch(path: &Path) -> Result<Vec<Entry>, WeightsError> {

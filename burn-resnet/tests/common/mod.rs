@@ -13,7 +13,7 @@ use burn_resnet::{ResNet, ResNetConfig};
 use safetensors::SafeTensors;
 
 /// Calls `test` with every CPU backend that is compiled in.
-pub fn for_each_cpu_device(test: impl Fn(&str, Device)) {
+pub(crate) fn for_each_cpu_device(test: impl Fn(&str, Device)) {
     #[cfg(feature = "flex")]
     test("flex", Device::flex());
     #[cfg(feature = "ndarray")]
@@ -21,20 +21,29 @@ pub fn for_each_cpu_device(test: impl Fn(&str, Device)) {
     test("ndarray", Device::ndarray());
 }
 
-pub fn fixture_path(name: &str) -> PathBuf {
+/// The CPU backend that is compiled in, the faster one of two.
+pub(crate) fn cpu() -> Device {
+    #[cfg(feature = "flex")]
+    return Device::flex();
+    #[cfg(not(feature = "flex"))]
+    #[allow(deprecated)]
+    return Device::ndarray();
+}
+
+pub(crate) fn fixture_path(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", name].iter().collect()
 }
 
 /// A safetensors fixture, read whole.
-pub struct Fixture(Vec<u8>);
+pub(crate) struct Fixture(Vec<u8>);
 
 impl Fixture {
-    pub fn open(name: &str) -> Self {
+    pub(crate) fn open(name: &str) -> Self {
         Self(std::fs::read(fixture_path(name)).unwrap())
     }
 
     /// A tensor's values, from f32 or f64.
-    pub fn get(&self, name: &str) -> Vec<f64> {
+    pub(crate) fn get(&self, name: &str) -> Vec<f64> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         match tensor.dtype() {
@@ -47,19 +56,19 @@ impl Fixture {
         }
     }
 
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         file.names().into_iter().map(str::to_owned).collect()
     }
 
-    pub fn metadata(&self, key: &str) -> String {
+    pub(crate) fn metadata(&self, key: &str) -> String {
         let (_, header) = SafeTensors::read_metadata(&self.0).unwrap();
         header.metadata().as_ref().unwrap()[key].clone()
     }
 }
 
 /// 24 random bits: FNV-1a of the name, SplitMix64 of the index.
-pub fn bits(name: &str, count: usize) -> impl Iterator<Item = u64> {
+pub(crate) fn bits(name: &str, count: usize) -> impl Iterator<Item = u64> {
     let fnv = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
@@ -77,7 +86,7 @@ fn uniform(name: &str, count: usize) -> impl Iterator<Item = f32> {
 }
 
 /// The values of the tensor `name` in every network of the tests.
-pub fn hashed(name: &str, shape: &[usize]) -> Vec<f32> {
+pub(crate) fn hashed(name: &str, shape: &[usize]) -> Vec<f32> {
     let u = uniform(name, shape.iter().product());
     let (scale, offset) = match *shape {
         _ if name.ends_with("running_var") => return u.map(|u| 0.5 + u).collect(),
@@ -93,7 +102,7 @@ pub fn hashed(name: &str, shape: &[usize]) -> Vec<f32> {
 }
 
 /// The network with the values that PyTorch's had.
-pub fn hashed_model(config: &ResNetConfig, device: &Device) -> ResNet {
+pub(crate) fn hashed_model(config: &ResNetConfig, device: &Device) -> ResNet {
     let mut model = config.init(0, device);
     let tensors = model.params().into_iter().map(|info| NamedTensor {
         data: hashed(&info.name, &info.shape),
@@ -106,7 +115,7 @@ pub fn hashed_model(config: &ResNetConfig, device: &Device) -> ResNet {
 }
 
 /// The generator's checksum of a network's values.
-pub fn checksum(model: &ResNet) -> String {
+pub(crate) fn checksum(model: &ResNet) -> String {
     let of = |values: &[f32]| {
         let terms = values.iter().zip(1u64..).map(|(v, i)| u64::from(v.to_bits()).wrapping_mul(i));
         terms.fold(0u64, u64::wrapping_add)
@@ -115,24 +124,24 @@ pub fn checksum(model: &ResNet) -> String {
     format!("{sum:016x}")
 }
 
-pub fn images(name: &str, shape: [usize; 4], device: &Device) -> Tensor<4> {
+pub(crate) fn images(name: &str, shape: [usize; 4], device: &Device) -> Tensor<4> {
     let values: Vec<f32> = uniform(name, shape.iter().product()).map(|u| 4.0 * (u - 0.5)).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-pub fn labels(name: &str, count: usize, classes: usize, device: &Device) -> Tensor<1, Int> {
+pub(crate) fn labels(name: &str, count: usize, classes: usize, device: &Device) -> Tensor<1, Int> {
     let values: Vec<i64> = bits(name, count).map(|bits| (bits % classes as u64) as i64).collect();
     Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
 /// Mean cross-entropy, in the number type of the logits.
-pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+pub(crate) fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     let picked = log_softmax(logits, 1).gather(1, labels.unsqueeze_dim(1));
     picked.mean().neg()
 }
 
 /// The same network with everything in f64.
-pub fn to_f64(model: ResNet) -> ResNet {
+pub(crate) fn to_f64(model: ResNet) -> ResNet {
     struct Cast;
     impl ModuleMapper for Cast {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -144,14 +153,14 @@ pub fn to_f64(model: ResNet) -> ResNet {
 }
 
 /// Every gradient by name; empty where there is none.
-pub fn named_gradients(model: &ResNet, grads: &GradientsParams) -> Vec<(String, Vec<f64>)> {
+pub(crate) fn named_gradients(model: &ResNet, grads: &GradientsParams) -> Vec<(String, Vec<f64>)> {
     struct Walk<'a> {
         grads: &'a GradientsParams,
         found: Vec<Vec<f64>>,
     }
     impl ModuleVisitor for Walk<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let values = self.grads.get::<D>(param.id).map(|grad| values(grad));
+            let values = self.grads.get::<D>(param.id).map(values);
             self.found.push(values.unwrap_or_default());
         }
     }
@@ -160,7 +169,7 @@ pub fn named_gradients(model: &ResNet, grads: &GradientsParams) -> Vec<(String, 
     model.params().into_iter().map(|info| info.name).zip(walk.found).collect()
 }
 
-pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     match tensor.dtype() {
         DType::F64 => tensor.into_data().try_to_vec::<f64>().unwrap(),
         _ => {
@@ -171,7 +180,7 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 }
 
 /// `|a - b| / |b|` in the Euclidean norm.
-pub fn relative(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn relative(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())

@@ -1,4 +1,5 @@
 //! Agreement with PyTorch: logits, gradients, running statistics and training curves of the fixtures.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,0 +1,152 @@
+//! The operations as Burn sees them: a trait whose default methods are Burn's own operations. Flex overrides them in
+//! `flex`; gradients are wired up in `conv` and `norm`.
+
+#![cfg_attr(
+    feature = "ndarray",
+    allow(deprecated, reason = "Burn deprecates ndarray, which is a second opinion for tests")
+)]
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, backend_extension};
+
+use crate::conv::tracked_conv2d;
+use crate::norm::tracked_norm;
+use crate::plain;
+
+/// What a backend must offer for the functions of this crate; all of it has a default.
+///
+/// Tensors are as in [`conv2d`](crate::conv2d) and [`batch_norm_train`](crate::batch_norm_train). The gradients are for
+/// the autodiff backend to call and are not themselves differentiable.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(feature = "cube"),
+    Autodiff
+)]
+#[allow(clippy::too_many_arguments, reason = "a backend extension passes tensors one by one")]
+pub trait Kernels: Backend {
+    /// Convolution without bias.
+    fn conv2d_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        plain::conv2d::<Self>(x, weight, stride, padding)
+    }
+
+    /// Gradient of a convolution's images.
+    fn conv2d_input_grad(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        plain::conv2d_input_grad::<Self>([x, weight, grad], stride, padding)
+    }
+
+    /// Gradient of a convolution's weights.
+    fn conv2d_weight_grad(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        plain::conv2d_weight_grad::<Self>([x, weight, grad], stride, padding)
+    }
+
+    /// Batch norm by the batch's statistics, then ReLU if `relu`: output, mean, biased variance.
+    fn norm_forward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        plain::norm::<Self>([x, gamma, beta], None, epsilon, relu)
+    }
+
+    /// As [`norm_forward`](Self::norm_forward), with `residual` added before the ReLU.
+    fn norm_add_forward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        epsilon: f64,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        plain::norm::<Self>([x, gamma, beta], Some(residual), epsilon, relu)
+    }
+
+    /// Gradients of `x`, gamma and beta, given what the forward pass took and returned and the gradient of its output.
+    fn norm_grads(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let state = [x, gamma, mean, variance];
+        let (x_grad, gamma_grad, beta_grad, _) =
+            plain::norm_grads::<Self>(state, output, grad, epsilon, relu);
+        (x_grad, gamma_grad, beta_grad)
+    }
+
+    /// As [`norm_grads`](Self::norm_grads), and the gradient of the residual last.
+    fn norm_add_grads(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu)
+    }
+}
+
+#[cfg(feature = "ndarray")]
+impl Kernels for burn::backend::NdArray {}
+
+#[cfg(feature = "cube")]
+impl Kernels for burn::backend::Cube {}
+
+impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
+    fn conv2d_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        tracked_conv2d::<B, C>(x, weight, stride, padding)
+    }
+
+    fn norm_forward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        tracked_norm::<B, C>([x, gamma, beta], None, epsilon, relu)
+    }
+
+    fn norm_add_forward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        epsilon: f64,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        tracked_norm::<B, C>([x, gamma, beta], Some(residual), epsilon, relu)
+    }
+}

@@ -1,0 +1,37 @@
+//! Convolution and batch norm for training on a CPU: functions on tensors, no modules.
+//!
+//! Burn's CPU backend computes a convolution's weight gradient as a convolution whose kernel is the whole gradient image,
+//! lays images out anew around every convolution and runs batch norm on one thread. Here the same operations are matrix
+//! products that stay in cache, and fused passes over memory, on every core, with hand-written gradients. They enter
+//! Burn as a [backend extension](burn::backend::backend_extension).
+//!
+//! # Where it applies
+//! To f32 tensors of the flex backend. Any other backend and number type gets Burn's own operations through the same
+//! functions, with the same gradients: a caller need not know. See [`Kernels`], whose default methods are that rule.
+//!
+//! # Same bits every time
+//! Sums are taken in an order that depends on the shapes alone: the results on one machine are the same bits from run to
+//! run and for any number of threads. Machines with other vectors or caches may round differently.
+//!
+//! # Cost
+//! `cargo bench -p burn-kernels` compares each operation with Burn's own at the shapes of ResNets. Every result is a new
+//! allocation; with the system's allocator the page faults of large ones are a visible part of a training step.
+
+mod backend;
+mod conv;
+#[cfg(feature = "flex")]
+mod conv_cpu;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod gemm;
+#[cfg(feature = "flex")]
+mod im2col;
+mod norm;
+#[cfg(feature = "flex")]
+mod norm_cpu;
+mod plain;
+
+pub use backend::Kernels;
+pub use conv::conv2d;
+pub use norm::{BatchNormOutput, batch_norm_train};

@@ -1,0 +1,148 @@
+//! Training batch norm, with what usually follows it, as a differentiable function.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Dispatch};
+use burn::tensor::Tensor;
+
+use crate::backend::Kernels;
+
+/// What [`batch_norm_train`] returns.
+#[derive(Debug, Clone)]
+pub struct BatchNormOutput {
+    /// The images, normalised.
+    pub output: Tensor<4>,
+    /// The batch's mean of each channel, `[channels]`; no gradient flows through it.
+    pub mean: Tensor<1>,
+    /// The batch's biased variance of each channel, `[channels]`; no gradient flows through it.
+    pub variance: Tensor<1>,
+}
+
+/// Normalises each channel by the mean and variance of the batch, scales by `gamma` and shifts by `beta`; then adds
+/// `residual`, if there is one; then applies ReLU, if `relu`.
+///
+/// # Shapes
+/// `x` and `residual` are `[batch, channels, height, width]`, `gamma` and `beta` `[channels]`.
+///
+/// # Cost
+/// Forward, one pass over memory for the statistics and one for the rest; backward the same. Keeps `x`, and with ReLU
+/// the output.
+///
+/// # Panics
+/// If shapes do not fit, number types differ, or there are no values.
+#[must_use]
+pub fn batch_norm_train(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    epsilon: f64,
+    relu: bool,
+) -> BatchNormOutput {
+    if let Some(residual) = &residual {
+        assert_eq!(x.dims(), residual.dims(), "batch norm: the residual must have the images' shape");
+    }
+    let (x, gamma, beta) = (x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
+    let (output, mean, variance) = match residual {
+        Some(residual) => Dispatch::norm_add_forward(x, gamma, beta, residual.into_dispatch(), epsilon, relu),
+        None => Dispatch::norm_forward(x, gamma, beta, epsilon, relu),
+    };
+    BatchNormOutput {
+        output: Tensor::from_dispatch(output),
+        mean: Tensor::from_dispatch(mean),
+        variance: Tensor::from_dispatch(variance),
+    }
+}
+
+/// The node of a batch norm, without (three parents) and with (four) a residual.
+#[derive(Debug)]
+struct Norm;
+
+#[derive(Debug, Clone)]
+struct Saved<B: Kernels> {
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    mean: FloatTensor<B>,
+    variance: FloatTensor<B>,
+    output: FloatTensor<B>,
+    epsilon: f64,
+    relu: bool,
+}
+
+impl<B: Kernels> Backward<B, 3> for Norm {
+    type State = Saved<B>;
+
+    fn backward(self, ops: Ops<Saved<B>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let Saved { x, gamma, mean, variance, output, epsilon, relu } = ops.state;
+        let (x, gamma, beta) = B::norm_grads(x, gamma, mean, variance, output, grad, epsilon, relu);
+        for (node, grad) in ops.parents.into_iter().zip([x, gamma, beta]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, grad);
+            }
+        }
+    }
+}
+
+impl<B: Kernels> Backward<B, 4> for Norm {
+    type State = Saved<B>;
+
+    fn backward(self, ops: Ops<Saved<B>, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let Saved { x, gamma, mean, variance, output, epsilon, relu } = ops.state;
+        let (x, gamma, beta, residual) =
+            B::norm_add_grads(x, gamma, mean, variance, output, grad, epsilon, relu);
+        for (node, grad) in ops.parents.into_iter().zip([x, gamma, beta, residual]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, grad);
+            }
+        }
+    }
+}
+
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
+/// The forward pass of the autodiff backend: the inner backend's, and a node with its gradient.
+pub(crate) fn tracked_norm<B: Kernels, C: CheckpointStrategy>(
+    [x, gamma, beta]: [Tracked<B, C>; 3],
+    residual: Option<Tracked<B, C>>,
+    epsilon: f64,
+    relu: bool,
+) -> (Tracked<B, C>, Tracked<B, C>, Tracked<B, C>) {
+    let [(x, x_node), (gamma, gamma_node), (beta, beta_node)] =
+        [x, gamma, beta].map(|tensor| tensor.into_parts());
+    let saved = |(output, mean, variance): &(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>)| Saved::<B> {
+        x: x.clone(),
+        gamma: gamma.clone(),
+        mean: mean.clone(),
+        variance: variance.clone(),
+        // Only the mask of the ReLU reads it; a stand-in that is kept anyway lets the output go.
+        output: if relu { output.clone() } else { x.clone() },
+        epsilon,
+        relu,
+    };
+    let (output, mean, variance) = match residual {
+        None => {
+            let result = B::norm_forward(x.clone(), gamma.clone(), beta, epsilon, relu);
+            let output = match Norm.prepare::<C>([x_node, gamma_node, beta_node]).compute_bound().stateful() {
+                OpsKind::Tracked(node) => node.finish(saved(&result), result.0),
+                OpsKind::UnTracked(node) => node.finish(result.0),
+            };
+            (output, result.1, result.2)
+        }
+        Some(residual) => {
+            let (residual, residual_node) = residual.into_parts();
+            let result = B::norm_add_forward(x.clone(), gamma.clone(), beta, residual, epsilon, relu);
+            let nodes = [x_node, gamma_node, beta_node, residual_node];
+            let output = match Norm.prepare::<C>(nodes).compute_bound().stateful() {
+                OpsKind::Tracked(node) => node.finish(saved(&result), result.0),
+                OpsKind::UnTracked(node) => node.finish(result.0),
+            };
+            (output, result.1, result.2)
+        }
+    };
+    (output, Tracked::<B, C>::new(mean), Tracked::<B, C>::new(variance))
+}

@@ -1,0 +1,203 @@
+//! Convolution against Burn's own in f64, at odd shapes, by the a-priori bound of its rounding error.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Device, Tensor, module};
+use burn_kernels::conv2d;
+use common::{Random, assert_within, run};
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    x: [usize; 4],
+    weight: [usize; 4],
+    stride: usize,
+    padding: usize,
+}
+
+impl Case {
+    fn out(self) -> [usize; 4] {
+        let extent = |i: usize| (self.x[i] + 2 * self.padding - self.weight[i]) / self.stride + 1;
+        [self.x[0], self.weight[0], extent(2), extent(3)]
+    }
+
+    fn plain(self, x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
+        module::conv2d(x, weight, None, ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], 1))
+    }
+
+    fn ours(self, x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
+        conv2d(x, weight, self.stride, self.padding)
+    }
+}
+
+fn len(shape: [usize; 4]) -> usize {
+    shape.iter().product()
+}
+
+fn abs(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|v| v.abs()).collect()
+}
+
+/// Every shape that has its own path, then random ones.
+fn cases(random: &mut Random) -> Vec<Case> {
+    let case = |x, weight, stride, padding| Case { x, weight, stride, padding };
+    let mut cases = vec![
+        case([1, 1, 1, 1], [1, 1, 1, 1], 1, 0),
+        case([1, 3, 1, 1], [5, 3, 7, 7], 1, 3),
+        case([2, 3, 2, 2], [4, 3, 5, 5], 2, 3),
+        case([3, 17, 9, 7], [19, 17, 1, 1], 1, 0),
+        case([3, 17, 9, 7], [19, 17, 1, 1], 2, 0),
+        case([2, 16, 28, 28], [16, 16, 3, 3], 1, 1),
+        case([2, 5, 13, 11], [7, 5, 3, 3], 2, 1),
+        case([2, 3, 31, 33], [9, 3, 7, 7], 2, 3),
+        case([2, 4, 9, 9], [3, 4, 4, 4], 4, 0),
+        case([2, 2, 3, 3], [2, 2, 1, 1], 1, 2),
+        // Weights above the limit for sums by images, few pixels; then more than one tile an image.
+        case([2, 40, 3, 3], [200, 40, 3, 3], 1, 1),
+        case([40, 40, 5, 5], [200, 40, 3, 3], 1, 1),
+        case([2, 32, 40, 40], [24, 32, 3, 3], 1, 1),
+        case([1, 64, 48, 47], [8, 64, 3, 3], 2, 1),
+    ];
+    while cases.len() < 60 {
+        let mut upto = |n| 1 + random.below(n);
+        let x = [upto(4), upto(20), upto(14), upto(14)];
+        let case = case(x, [upto(20), x[1], upto(5), upto(5)], upto(3), upto(4) - 1);
+        if (2..4).all(|i| case.x[i] + 2 * case.padding >= case.weight[i]) {
+            cases.push(case);
+        }
+    }
+    cases
+}
+
+#[test]
+fn agrees_with_burns_at_odd_shapes() {
+    let (device, mut random) = (Device::flex(), Random(1));
+    for case in cases(&mut random) {
+        let (x, weight) = (random.values(len(case.x)), random.values(len(case.weight)));
+        let grad = random.values(len(case.out()));
+        let at =
+            |f: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>,
+             x: &[f64],
+             weight: &[f64],
+             grad: &[f64],
+             dtype| { run(f, (x, case.x), (weight, case.weight), grad, dtype, &device) };
+        let plain = |x, weight| case.plain(x, weight);
+        let truth = at(&plain, &x, &weight, &grad, DType::F64);
+        // A sum of n products in any order errs by at most n * epsilon times the sum of their sizes (Higham 2002, 3.1).
+        let sizes = at(&plain, &abs(&x), &abs(&weight), &abs(&grad), DType::F64);
+        let out = case.out();
+        let terms = [len(case.weight) / out[1], len(case.weight) / case.x[1], out[0] * out[2] * out[3]];
+        let got = at(&|x, weight| case.ours(x, weight), &x, &weight, &grad, DType::F32);
+        for i in 0..3 {
+            let factor = (terms[i] + 2) as f64 * f64::from(f32::EPSILON) / 2.0;
+            let bound: Vec<f64> = sizes[i].iter().map(|size| size * factor).collect();
+            assert_within(&got[i], &truth[i], &bound, &format!("{case:?}, result {i}"));
+        }
+    }
+}
+
+#[test]
+fn is_as_near_to_burns_f32_as_both_are_to_the_truth() {
+    let (device, mut random) = (Device::flex(), Random(2));
+    let case = Case { x: [3, 16, 15, 15], weight: [24, 16, 3, 3], stride: 2, padding: 1 };
+    let (x, weight) = (random.values(len(case.x)), random.values(len(case.weight)));
+    let grad = random.values(len(case.out()));
+    let (x, weight) = ((&x[..], case.x), (&weight[..], case.weight));
+    let ours = run(|x, w| case.ours(x, w), x, weight, &grad, DType::F32, &device);
+    let plain = run(|x, w| case.plain(x, w), x, weight, &grad, DType::F32, &device);
+    for (i, (ours, plain)) in ours.iter().zip(&plain).enumerate() {
+        assert_within(ours, plain, &vec![2e-5; ours.len()], &format!("result {i}"));
+    }
+}
+
+/// A convolution is linear in each argument, so a difference quotient with step 1 has no truncation error.
+#[test]
+fn gradients_are_difference_quotients() {
+    let (device, mut random) = (Device::flex(), Random(3));
+    let case = Case { x: [2, 3, 5, 4], weight: [2, 3, 3, 2], stride: 2, padding: 1 };
+    let (x, weight) = (random.values(len(case.x)), random.values(len(case.weight)));
+    let grad = random.values(len(case.out()));
+    let f = |x: &[f64], weight: &[f64]| {
+        let [y, ..] =
+            run(|x, w| case.ours(x, w), (x, case.x), (weight, case.weight), &grad, DType::F32, &device);
+        y.iter().zip(&grad).map(|(y, grad)| y * grad).sum::<f64>()
+    };
+    let [_, x_grad, weight_grad] =
+        run(|x, w| case.ours(x, w), (&x, case.x), (&weight, case.weight), &grad, DType::F32, &device);
+    let nudged = |values: &[f64], i: usize, by: f64| {
+        let mut values = values.to_vec();
+        values[i] += by;
+        values
+    };
+    for (i, expected) in x_grad.iter().enumerate() {
+        let quotient = (f(&nudged(&x, i, 1.0), &weight) - f(&nudged(&x, i, -1.0), &weight)) / 2.0;
+        assert!((quotient - expected).abs() < 1e-5, "x[{i}]: {quotient} {expected}");
+    }
+    for (i, expected) in weight_grad.iter().enumerate() {
+        let quotient = (f(&x, &nudged(&weight, i, 1.0)) - f(&x, &nudged(&weight, i, -1.0))) / 2.0;
+        assert!((quotient - expected).abs() < 1e-5, "weight[{i}]: {quotient} {expected}");
+    }
+}
+
+#[test]
+fn bits_depend_neither_on_the_run_nor_on_the_threads() {
+    let (device, mut random) = (Device::flex(), Random(4));
+    for case in [
+        Case { x: [37, 3, 16, 16], weight: [16, 3, 3, 3], stride: 1, padding: 1 },
+        Case { x: [5, 70, 7, 7], weight: [130, 70, 3, 3], stride: 2, padding: 1 },
+        Case { x: [9, 20, 8, 8], weight: [1, 20, 1, 1], stride: 1, padding: 0 },
+    ] {
+        let (x, weight) = (random.values(len(case.x)), random.values(len(case.weight)));
+        let grad = random.values(len(case.out()));
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                run(|x, w| case.ours(x, w), (&x, case.x), (&weight, case.weight), &grad, DType::F32, &device)
+            })
+        };
+        let one = with(1);
+        for threads in [1, 2, 2, 3, 7] {
+            assert!(with(threads) == one, "{case:?} differs with {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn other_number_types_and_backends_get_burns_own() {
+    let mut random = Random(5);
+    let case = Case { x: [2, 3, 6, 5], weight: [4, 3, 3, 3], stride: 2, padding: 1 };
+    let (x, weight) = (random.values(len(case.x)), random.values(len(case.weight)));
+    let grad = random.values(len(case.out()));
+    #[cfg_attr(not(feature = "ndarray"), allow(unused_mut))]
+    let mut kinds =
+        vec![(Device::flex(), DType::F64), (Device::flex(), DType::F16), (Device::flex(), DType::BF16)];
+    #[cfg(feature = "ndarray")]
+    #[allow(deprecated, reason = "a second opinion for tests")]
+    kinds.extend([(Device::ndarray(), DType::F32), (Device::ndarray(), DType::F64)]);
+    for (device, dtype) in kinds {
+        let (x, weight) = ((&x[..], case.x), (&weight[..], case.weight));
+        let ours = run(|x, w| case.ours(x, w), x, weight, &grad, dtype, &device);
+        let plain = run(|x, w| case.plain(x, w), x, weight, &grad, dtype, &device);
+        assert!(ours == plain, "{device:?} {dtype:?}");
+    }
+}
+
+#[test]
+fn takes_views_and_untracked_tensors() {
+    let device = Device::flex();
+    let x = Tensor::<4>::random([2, 4, 6, 5], burn::tensor::Distribution::Default, &device);
+    let weight = Tensor::<4>::random([3, 4, 3, 3], burn::tensor::Distribution::Default, &device);
+    let expected = conv2d(x.clone(), weight.clone(), 1, 1);
+    let view = x.permute([0, 1, 3, 2]).mul_scalar(1.0).permute([0, 1, 3, 2]);
+    let turned = weight.swap_dims(0, 1).mul_scalar(1.0).swap_dims(0, 1);
+    conv2d(view, turned, 1, 1).into_data().assert_eq(&expected.into_data(), true);
+}
+
+#[test]
+#[should_panic(expected = "differ in input channels")]
+fn refuses_other_channels() {
+    let device = Device::flex();
+    let _ = conv2d(Tensor::ones([1, 2, 3, 3], &device), Tensor::ones([1, 3, 3, 3], &device), 1, 1);
+}

@@ -1,0 +1,246 @@
+//! Batch norm with its addition and ReLU against Burn's own in f64, at odd shapes.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use burn::tensor::{DType, Device, Tensor, activation, module};
+use burn_kernels::{BatchNormOutput, batch_norm_train};
+use common::{Random, assert_within, leaf, values};
+
+const EPSILON: f64 = 1e-5;
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    shape: [usize; 4],
+    residual: bool,
+    relu: bool,
+    mean: f64,
+}
+
+type Op = fn(Tensor<4>, Tensor<1>, Tensor<1>, Option<Tensor<4>>, bool) -> BatchNormOutput;
+
+fn ours(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    relu: bool,
+) -> BatchNormOutput {
+    batch_norm_train(x, gamma, beta, residual, EPSILON, relu)
+}
+
+fn plain(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    relu: bool,
+) -> BatchNormOutput {
+    let norm = module::batch_norm_train(x, gamma, beta, EPSILON);
+    let sum = residual.into_iter().fold(norm.output, |sum, residual| sum + residual);
+    let output = if relu { activation::relu(sum) } else { sum };
+    BatchNormOutput { output, mean: norm.mean, variance: norm.variance }
+}
+
+struct Inputs {
+    x: Vec<f64>,
+    gamma: Vec<f64>,
+    beta: Vec<f64>,
+    residual: Vec<f64>,
+    grad: Vec<f64>,
+}
+
+impl Inputs {
+    fn random(case: Case, random: &mut Random) -> Self {
+        let [_, channels, ..] = case.shape;
+        let len = case.shape.iter().product();
+        // Rounded to f32, so that both number types start from the same values.
+        let x = random.values(len).iter().map(|x| f64::from((x + case.mean) as f32)).collect();
+        let [gamma, beta] = [random.values(channels), random.values(channels)];
+        let [residual, grad] = [random.values(len), random.values(len)];
+        Self { x, gamma, beta, residual, grad }
+    }
+
+    /// Output, mean, variance; gradients of x, gamma, beta and, if there is one, the residual.
+    fn run(&self, op: Op, case: Case, dtype: DType, device: &Device) -> Vec<Vec<f64>> {
+        let channels = [case.shape[1]];
+        let x = leaf(&self.x, case.shape, dtype, device);
+        let gamma = leaf(&self.gamma, channels, dtype, device);
+        let beta = leaf(&self.beta, channels, dtype, device);
+        let residual = case.residual.then(|| leaf(&self.residual, case.shape, dtype, device));
+        let out = op(x.clone(), gamma.clone(), beta.clone(), residual.clone(), case.relu);
+        let grads = (out.output.clone() * leaf(&self.grad, case.shape, dtype, device)).backward();
+        let mut results = vec![values(out.output), values(out.mean), values(out.variance)];
+        results.push(values(x.grad(&grads).unwrap()));
+        results.push(values(gamma.grad(&grads).unwrap()));
+        results.push(values(beta.grad(&grads).unwrap()));
+        results.extend(residual.map(|residual| values(residual.grad(&grads).unwrap())));
+        results
+    }
+
+    /// Bounds of the rounding error of each result: a modest multiple of epsilon times the sizes that enter it, and for
+    /// sums the number of values a lane adds up (128) on top.
+    fn bounds(&self, case: Case, truth: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let [batch, channels, height, width] = case.shape;
+        let (area, n) = (height * width, (batch * height * width) as f64);
+        let epsilon = f64::from(f32::EPSILON);
+        let channel = |i: usize| i / area % channels;
+        let inverse: Vec<f64> = truth[2].iter().map(|variance| (variance + EPSILON).sqrt().recip()).collect();
+        // How large a normal value is, with what the rounding of mean and input adds.
+        let normal = |i: usize| {
+            let c = channel(i);
+            ((self.x[i] - truth[1][c]).abs() + truth[1][c].abs()) * inverse[c]
+        };
+        let mut sums = vec![[0.0; 3]; channels];
+        for i in 0..self.x.len() {
+            sums[channel(i)][0] += self.grad[i].abs();
+            sums[channel(i)][1] += self.grad[i].abs() * normal(i);
+            sums[channel(i)][2] += self.x[i].abs();
+        }
+        let each =
+            |f: &dyn Fn(usize) -> f64, len: usize| (0..len).map(|i| f(i) * epsilon).collect::<Vec<_>>();
+        let len = self.x.len();
+        vec![
+            each(
+                &|i| {
+                    let c = channel(i);
+                    8.0 * (normal(i) * self.gamma[c].abs() + self.beta[c].abs() + self.residual[i].abs())
+                },
+                len,
+            ),
+            each(&|c| 160.0 * sums[c][2] / n, channels),
+            each(&|c| 160.0 * truth[2][c], channels),
+            each(
+                &|i| {
+                    let c = channel(i);
+                    let parts = self.grad[i].abs() + sums[c][0] / n + normal(i) * sums[c][1] / n;
+                    160.0 * self.gamma[c].abs() * inverse[c] * parts
+                },
+                len,
+            ),
+            each(&|c| 160.0 * sums[c][1], channels),
+            each(&|c| 160.0 * sums[c][0], channels),
+            vec![0.0; len],
+        ]
+    }
+}
+
+fn cases(random: &mut Random) -> Vec<Case> {
+    let mut shapes =
+        vec![[1, 1, 1, 2], [2, 3, 1, 1], [4, 16, 28, 28], [2, 2, 65, 67], [3, 33, 7, 7], [1, 5, 9, 2]];
+    while shapes.len() < 24 {
+        let mut upto = |n| 1 + random.below(n);
+        shapes.push([1 + upto(5), upto(40), upto(20), upto(20)]);
+    }
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    let mut cases = Vec::new();
+    for shape in shapes {
+        cases.extend(kinds.map(|(residual, relu)| Case { shape, residual, relu, mean: 0.0 }));
+        cases.push(Case { shape, residual: true, relu: true, mean: 3.0 });
+    }
+    cases
+}
+
+#[test]
+fn agrees_with_burns_at_odd_shapes() {
+    let (device, mut random) = (Device::flex(), Random(11));
+    for case in cases(&mut random) {
+        let inputs = Inputs::random(case, &mut random);
+        let truth = inputs.run(plain, case, DType::F64, &device);
+        let got = inputs.run(ours, case, DType::F32, &device);
+        let bounds = inputs.bounds(case, &truth);
+        assert_eq!(got.len(), if case.residual { 7 } else { 6 });
+        for (i, (got, truth)) in got.iter().zip(&truth).enumerate() {
+            assert_within(got, truth, &bounds[i], &format!("{case:?}, result {i}"));
+        }
+    }
+}
+
+#[test]
+fn a_large_mean_does_not_cancel_the_variance() {
+    let (device, mut random) = (Device::flex(), Random(12));
+    let case = Case { shape: [3, 2, 50, 50], residual: false, relu: false, mean: 1000.0 };
+    let inputs = Inputs::random(case, &mut random);
+    let truth = inputs.run(plain, case, DType::F64, &device);
+    let got = inputs.run(ours, case, DType::F32, &device);
+    for (got, truth) in got[2].iter().zip(&truth[2]) {
+        assert!((got / truth - 1.0).abs() < 1e-5, "{got} {truth}");
+    }
+}
+
+#[test]
+fn gradients_are_difference_quotients() {
+    let (device, mut random) = (Device::flex(), Random(13));
+    let case = Case { shape: [3, 2, 2, 3], residual: false, relu: false, mean: 0.0 };
+    let inputs = Inputs::random(case, &mut random);
+    let f = |x: Vec<f64>| {
+        let nudged = Inputs { x, ..Inputs::random(case, &mut Random(13)) };
+        let y = &nudged.run(ours, case, DType::F32, &device)[0];
+        y.iter().zip(&inputs.grad).map(|(y, grad)| y * grad).sum::<f64>()
+    };
+    let x_grad = &Inputs::random(case, &mut Random(13)).run(ours, case, DType::F32, &device)[3];
+    for (i, expected) in x_grad.iter().enumerate() {
+        let step = f64::from(1.0_f32 / 64.0);
+        let nudged = |by: f64| {
+            let mut x = inputs.x.clone();
+            x[i] += by;
+            f(x)
+        };
+        let quotient = (nudged(step) - nudged(-step)) / (2.0 * step);
+        assert!((quotient - expected).abs() < 2e-3, "x[{i}]: {quotient} {expected}");
+    }
+}
+
+#[test]
+fn bits_depend_neither_on_the_run_nor_on_the_threads() {
+    let (device, mut random) = (Device::flex(), Random(14));
+    let case = Case { shape: [6, 5, 30, 31], residual: true, relu: true, mean: 0.5 };
+    let inputs = Inputs::random(case, &mut random);
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| inputs.run(ours, case, DType::F32, &device))
+    };
+    let one = with(1);
+    for threads in [1, 2, 2, 3, 7] {
+        assert!(with(threads) == one, "differs with {threads} threads");
+    }
+}
+
+#[test]
+fn other_number_types_and_backends_get_burns_own() {
+    let mut random = Random(15);
+    #[cfg_attr(not(feature = "ndarray"), allow(unused_mut))]
+    let mut kinds = vec![(Device::flex(), DType::F64), (Device::flex(), DType::F16)];
+    #[cfg(feature = "ndarray")]
+    #[allow(deprecated, reason = "a second opinion for tests")]
+    kinds.extend([(Device::ndarray(), DType::F32), (Device::ndarray(), DType::F64)]);
+    for (device, dtype) in kinds {
+        for residual in [false, true] {
+            let case = Case { shape: [3, 4, 5, 6], residual, relu: true, mean: 0.0 };
+            let inputs = Inputs::random(case, &mut random);
+            assert!(
+                inputs.run(ours, case, dtype, &device) == inputs.run(plain, case, dtype, &device),
+                "{device:?} {dtype:?} {residual}"
+            );
+        }
+    }
+}
+
+#[test]
+fn lets_a_diverged_training_show() {
+    let device = Device::flex();
+    let x = Tensor::<4>::full([1, 1, 2, 2], f32::NAN, &device);
+    let [gamma, beta] = [Tensor::<1>::ones([1], &device), Tensor::zeros([1], &device)];
+    let y = batch_norm_train(x, gamma, beta, None, EPSILON, true).output;
+    assert!(values(y).iter().all(|y| y.is_nan()));
+}
+
+#[test]
+#[should_panic(expected = "the residual must have the images' shape")]
+fn refuses_a_residual_of_another_shape() {
+    let device = Device::flex();
+    let [gamma, beta] = [Tensor::<1>::ones([1], &device), Tensor::zeros([1], &device)];
+    let residual = Some(Tensor::ones([1, 1, 1, 2], &device));
+    let _ = batch_norm_train(Tensor::ones([1, 1, 2, 2], &device), gamma, beta, residual, EPSILON, false);
+}
