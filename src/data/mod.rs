@@ -29,6 +29,7 @@ mod memory;
 pub mod open;
 pub mod picture;
 pub mod random;
+pub mod resize;
 pub mod sampler;
 pub mod source;
 pub mod transform;

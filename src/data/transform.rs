@@ -3,16 +3,12 @@
 //! Each is first decided, a pure function of the picture's size and the random stream ([`Geometry`]), and then
 //! carried out. Sizes, offsets and pixels are torchvision's on PIL images: the resize is antialiased and bilinear.
 
-use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{CroppedImage, Image, ImageRef},
-};
-
 use super::{
     crop::{self, CropBox, CropRule},
     error::{DataError, SampleFault},
-    picture::{Channels, MAX_PIXELS, Picture, check_num_pixels},
+    picture::{Channels, Picture},
     random::Stream,
+    resize::Resizer,
 };
 
 /// The largest side that pictures are brought to, in pixels.
@@ -155,16 +151,10 @@ pub fn centered(side: usize, window: usize) -> isize {
 }
 
 /// Carries out [`Geometry`]; keeps its memory from picture to picture.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stage {
     resizer: Resizer,
     resized: Vec<u8>,
-}
-
-impl Default for Stage {
-    fn default() -> Self {
-        Self { resizer: Resizer::new(), resized: Vec::new() }
-    }
 }
 
 impl Stage {
@@ -179,7 +169,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// [`SampleFault::TooManyPixels`] if the resized picture would have more than [`MAX_PIXELS`]: a very long one.
+    /// [`SampleFault::TooManyPixels`] if the resized picture would have more than [`MAX_PIXELS`](super::picture::MAX_PIXELS): a very long one.
     pub fn apply(
         &mut self,
         geometry: &Geometry,
@@ -195,9 +185,7 @@ impl Stage {
             let first = (top * picture.width() + left) * depth;
             View { pixels: &picture.pixels()[first..], stride: picture.width() * depth }
         } else {
-            check_num_pixels(resized_width as u64, resized_height as u64)?;
-            self.resized.resize(resized_width * resized_height * depth, 0);
-            resize(&mut self.resizer, picture, &geometry.crop, geometry.resized, &mut self.resized)?;
+            self.resizer.resize(picture, &geometry.crop, geometry.resized, &mut self.resized)?;
             View { pixels: &self.resized, stride: resized_width * depth }
         };
         let columns = visible(geometry.window.0, resized_width, size);
@@ -249,30 +237,4 @@ fn copy_row(row: &[u8], depth: usize, before: usize, flip: bool, out_depth: usiz
             out.chunks_exact_mut(out_depth).for_each(<[u8]>::reverse);
         }
     }
-}
-
-/// Pillow's `crop(..).resize(.., BILINEAR)`: the filter sees nothing outside of the crop.
-fn resize(
-    resizer: &mut Resizer,
-    picture: &Picture,
-    crop: &CropBox,
-    (width, height): (usize, usize),
-    out: &mut [u8],
-) -> Result<(), SampleFault> {
-    let pixel = match picture.channels() {
-        Channels::Grey => PixelType::U8,
-        Channels::Rgb => PixelType::U8x3,
-    };
-    // Sides are at most MAX_PIXELS, which fits in 32 bits; the crop lies within the picture.
-    const { assert!(MAX_PIXELS < u32::MAX as u64) };
-    let too_large = || SampleFault::TooManyPixels { width: width as u64, height: height as u64 };
-    let source = ImageRef::new(picture.width() as u32, picture.height() as u32, picture.pixels(), pixel)
-        .map_err(|_| too_large())?;
-    let source =
-        CroppedImage::new(&source, crop.left as u32, crop.top as u32, crop.width as u32, crop.height as u32)
-            .map_err(|_| too_large())?;
-    let mut target =
-        Image::from_slice_u8(width as u32, height as u32, out, pixel).map_err(|_| too_large())?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    resizer.resize(&source, &mut target, &options).map_err(|_| too_large())
 }
