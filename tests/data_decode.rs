@@ -125,8 +125,12 @@ fn harmless_oddities_are_read() {
     let end = file.len() - 2;
     let trailing = [&file[..], b"trailing"].concat();
     let filled = [&file[..end], &[0xFF; 5], &file[end..]].concat();
-    for (what, bytes) in [("trailing bytes", trailing), ("fill bytes", filled)] {
-        assert_eq!(decoded(&bytes).unwrap_or_else(|e| panic!("{what}: {e}")), expected, "{what}");
+    let garbage = [&file[..end], &[1, 2, 3, 4, 5, 6, 7, 8], &file[end..]].concat();
+    let cases =
+        [("trailing bytes", trailing), ("fill bytes", filled), ("bytes before the end marker", garbage)];
+    for (what, bytes) in cases {
+        let picture = decoded(&bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(picture == expected, "{what}");
     }
 }
 

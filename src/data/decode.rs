@@ -7,8 +7,8 @@
 //!
 //! Not as Pillow does it:
 //! - 16-bit pictures give the high byte. Pillow does so for colour, but clips 16-bit grey at 255, nearly white.
-//! - JPEG data that libjpeg repairs with a warning (an impossible Huffman code, say) are refused: half a picture of
-//!   grey is not data. So is a JPEG without its end-of-image marker, even if only the marker is missing.
+//! - JPEG data that libjpeg repairs with a warning (an impossible Huffman code, bytes astray between segments) are
+//!   refused: half a picture of grey is not data. So is a JPEG without its end-of-image marker, even if only the marker is missing.
 
 use std::io::Cursor;
 
@@ -159,6 +159,7 @@ fn decode_with(
     Ok(())
 }
 
+/// A decoder's message on one line, without the quotes of a debug format.
 fn one_line(error: impl ToString) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "")
 }

@@ -4,7 +4,7 @@
 //! (never narrower than a pixel), its weights in fixed point of 22 bits; rows first, then columns, rounded to 8 bits
 //! in between. That is Pillow until 12; 13 takes the columns first where that is less work, and so may be 1 apart.
 //!
-//! `fast_image_resize`, three times as fast here, is not used: columns first and 16-bit weights put it 1 apart on 13 %
+//! The crate `fast_image_resize` is not used: columns first and 16-bit weights put it 1 apart on 13 %
 //! of the bytes of this project's fixtures (3 % if made to take rows first).
 //!
 //! # Cost
