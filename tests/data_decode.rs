@@ -1,5 +1,7 @@
 //! Picture files to pixels: against Pillow's, and on files that are damaged, cut short, huge or something else.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use burn_sprint::data::{Channels, Picture, SampleFault, decode::decode, picture::MAX_PIXELS};

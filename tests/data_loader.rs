@@ -1,5 +1,7 @@
 //! The loader's promises: the same batches for any number of threads and ranks, resuming, bad files, no hang.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::BTreeSet,
     sync::{

@@ -1,5 +1,7 @@
 //! Data sets of every kind, whole and broken: what is found, in which order, under which labels, and what is said.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     io::Write,
@@ -206,7 +208,7 @@ fn unreadable_folders_say_so() {
     use std::os::unix::fs::PermissionsExt;
     let root = tree(&["cat/1.jpg", "dog/1.jpg"]);
     let locked = root.path().join("dog");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o0)).unwrap();
     // The superuser may read anything.
     if fs::read_dir(&locked).is_ok() {
         eprintln!("SKIP: this user may read folders that nobody may");

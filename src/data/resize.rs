@@ -11,10 +11,11 @@
 //!
 //! For a reduction by `s`, some `2 s + 1` multiplications a byte of each of the two passes' outputs.
 
+use std::ops::Range;
+
 use super::{
     crop::CropBox,
-    error::SampleFault,
-    picture::{Channels, Picture, check_num_pixels},
+    picture::{Channels, Picture},
 };
 
 /// 32 bits less 8 of the result and 2 to spare, as Pillow has it.
@@ -33,48 +34,41 @@ pub struct Resizer {
 }
 
 impl Resizer {
-    /// Writes `crop` of `picture`, resized to `width` x `height`, over what `out` held. The filter sees nothing outside
-    /// of the crop.
+    /// Resizes `crop` of `picture` to `width` x `height` and writes `part` of the result over what `out` held. The
+    /// filter sees nothing outside of the crop; what is not in the part is not computed.
     ///
     /// # Shapes
     ///
-    /// `out`: `[height, width, channels]`, the channels being the picture's.
-    ///
-    /// # Errors
-    ///
-    /// [`SampleFault::TooManyPixels`] if the result, or the crop with only its rows resized, would have too many.
+    /// `out`: `[part.height, part.width, channels]`, the channels being the picture's.
     pub fn resize(
         &mut self,
         picture: &Picture,
         crop: &CropBox,
         (width, height): (usize, usize),
+        part: &CropBox,
         out: &mut Vec<u8>,
-    ) -> Result<(), SampleFault> {
-        check_num_pixels(width as u64, crop.height as u64)?;
-        check_num_pixels(width as u64, height as u64)?;
+    ) {
         let depth = picture.channels().count();
-        out.resize(width * height * depth, 0);
-        self.between.resize(width * crop.height * depth, 0);
-        self.columns.set(crop.width, width);
-        self.rows.set(crop.height, height);
+        self.columns.set(crop.width, width, part.left..part.left + part.width);
+        self.rows.set(crop.height, height, part.top..part.top + part.height);
+        let needed = self.rows.needed();
 
-        let rows = picture.pixels().chunks_exact(picture.width() * depth).skip(crop.top).take(crop.height);
+        let row_bytes = part.width * depth;
+        out.resize(part.height * row_bytes, 0);
+        self.between.resize(needed.len() * row_bytes, 0);
+        let rows = picture.pixels().chunks_exact(picture.width() * depth).skip(crop.top + needed.start);
         let rows = rows.map(|row| &row[crop.left * depth..][..crop.width * depth]);
-        for (row, target) in rows.zip(self.between.chunks_exact_mut(width * depth)) {
+        for (row, target) in rows.zip(self.between.chunks_exact_mut(row_bytes)) {
             match picture.channels() {
-                _ if crop.width == width => target.copy_from_slice(row),
+                _ if crop.width == width => target.copy_from_slice(&row[part.left * depth..][..row_bytes]),
                 Channels::Grey => self.columns.resize_row::<1>(row, target),
                 Channels::Rgb => self.columns.resize_row::<3>(row, target),
             }
         }
-        if crop.height == height {
-            out.copy_from_slice(&self.between);
-            return Ok(());
-        }
-        self.sums.resize(width * depth, 0);
-        for ((first, weights), target) in self.rows.taps().zip(out.chunks_exact_mut(width * depth)) {
+        self.sums.resize(row_bytes, 0);
+        for ((first, weights), target) in self.rows.taps().zip(out.chunks_exact_mut(row_bytes)) {
+            let rows = self.between.chunks_exact(row_bytes).skip(first - needed.start);
             self.sums.fill(ONE_HALF);
-            let rows = self.between.chunks_exact(width * depth).skip(first);
             for (row, &weight) in rows.zip(weights) {
                 for (sum, &value) in self.sums.iter_mut().zip(row) {
                     *sum += i32::from(value) * weight;
@@ -84,7 +78,6 @@ impl Resizer {
                 *target = rounded(sum);
             }
         }
-        Ok(())
     }
 }
 
@@ -104,14 +97,14 @@ struct Filter {
 }
 
 impl Filter {
-    /// Computes them, in Pillow's order of operations.
-    fn set(&mut self, old_side: usize, new_side: usize) {
+    /// Computes those of the new pixels in `part`, in Pillow's order of operations.
+    fn set(&mut self, old_side: usize, new_side: usize, part: Range<usize>) {
         let scale = old_side as f64 / new_side as f64;
         let radius = scale.max(1.0);
         self.num_weights = radius.ceil() as usize * 2 + 1;
         self.bounds.clear();
         self.weights.clear();
-        for new in 0..new_side {
+        for new in part {
             let center = (new as f64 + 0.5) * scale;
             // A cast to an integer cuts off towards 0, and what is below 0 becomes 0.
             let first = (center - radius + 0.5) as usize;
@@ -122,8 +115,16 @@ impl Filter {
             let sum: f64 = self.scratch.iter().sum();
             let fixed = |weight: &f64| (0.5 + weight / sum * f64::from(1 << PRECISION_BITS)) as i32;
             self.weights.extend(self.scratch.iter().map(fixed));
-            self.weights.resize((new + 1) * self.num_weights, 0);
             self.bounds.push((first, end - first));
+            self.weights.resize(self.bounds.len() * self.num_weights, 0);
+        }
+    }
+
+    /// The old pixels that have a weight in any of the new ones.
+    fn needed(&self) -> Range<usize> {
+        match (self.bounds.first(), self.bounds.last()) {
+            (Some(&(start, _)), Some(&(last, len))) => start..last + len,
+            _ => 0..0,
         }
     }
 

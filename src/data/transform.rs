@@ -5,7 +5,7 @@
 
 use super::{
     crop::{self, CropBox, CropRule},
-    error::{DataError, SampleFault},
+    error::DataError,
     picture::{Channels, Picture},
     random::Stream,
     resize::Resizer,
@@ -166,10 +166,6 @@ impl Stage {
     /// # Shapes
     ///
     /// `out`: `[size, size, channels]`.
-    ///
-    /// # Errors
-    ///
-    /// [`SampleFault::TooManyPixels`] if the resized picture would have more than [`MAX_PIXELS`](super::picture::MAX_PIXELS): a very long one.
     pub fn apply(
         &mut self,
         geometry: &Geometry,
@@ -177,30 +173,27 @@ impl Stage {
         size: usize,
         channels: Channels,
         out: &mut [u8],
-    ) -> Result<(), SampleFault> {
-        let CropBox { left, top, width, height } = geometry.crop;
-        let (resized_width, resized_height) = geometry.resized;
+    ) {
+        let Geometry { crop, resized, window, flip } = *geometry;
+        let (margin_left, left, width) = visible(window.0, resized.0, size);
+        let (margin_top, top, height) = visible(window.1, resized.1, size);
+        out.fill(0);
+        if width == 0 || height == 0 {
+            return;
+        }
         let depth = picture.channels().count();
-        let view = if (width, height) == geometry.resized {
-            let first = (top * picture.width() + left) * depth;
+        let view = if (crop.width, crop.height) == resized {
+            let first = ((crop.top + top) * picture.width() + crop.left + left) * depth;
             View { pixels: &picture.pixels()[first..], stride: picture.width() * depth }
         } else {
-            self.resizer.resize(picture, &geometry.crop, geometry.resized, &mut self.resized)?;
-            View { pixels: &self.resized, stride: resized_width * depth }
+            let part = CropBox { left, top, width, height };
+            self.resizer.resize(picture, &crop, resized, &part, &mut self.resized);
+            View { pixels: &self.resized, stride: width * depth }
         };
-        let columns = visible(geometry.window.0, resized_width, size);
-        for (y, out_row) in out.chunks_exact_mut(size * channels.count()).take(size).enumerate() {
-            let source_y = geometry.window.1 + y as isize;
-            if source_y < 0 || source_y >= resized_height as isize {
-                out_row.fill(0);
-                continue;
-            }
-            let (before, shown) = (columns.0, columns.1);
-            let first = (geometry.window.0 + before as isize) as usize;
-            let row = &view.pixels[source_y as usize * view.stride + first * depth..][..shown * depth];
-            copy_row(row, depth, before, geometry.flip, channels.count(), out_row);
+        let out_rows = out.chunks_exact_mut(size * channels.count()).skip(margin_top).take(height);
+        for (row, out_row) in view.pixels.chunks(view.stride).zip(out_rows) {
+            copy_row(&row[..width * depth], depth, margin_left, flip, channels.count(), out_row);
         }
-        Ok(())
     }
 }
 
@@ -210,20 +203,18 @@ struct View<'a> {
     stride: usize,
 }
 
-/// How many pixels of a row of `window` are before the picture's first, and how many are the picture's.
-fn visible(offset: isize, side: usize, window: usize) -> (usize, usize) {
-    let before = offset.min(0).unsigned_abs().min(window);
+/// Of a window that begins at `offset` in a picture: its pixels before the picture's first one, the first one of the
+/// picture in it, and how many are.
+fn visible(offset: isize, side: usize, window: usize) -> (usize, usize, usize) {
+    let margin = offset.min(0).unsigned_abs().min(window);
     let first = offset.max(0) as usize;
-    (before, side.saturating_sub(first).min(window - before))
+    (margin, first, side.saturating_sub(first).min(window - margin))
 }
 
-/// Writes `row` into `out` from pixel `before` on, black around it; mirrored, and with a grey channel repeated.
+/// Writes `row` into `out` from pixel `before` on, all of it mirrored if so asked, a grey channel repeated.
 fn copy_row(row: &[u8], depth: usize, before: usize, flip: bool, out_depth: usize, out: &mut [u8]) {
     let num_pixels = row.len() / depth;
-    let (margin, rest) = out.split_at_mut(before * out_depth);
-    let (shown, after) = rest.split_at_mut(num_pixels * out_depth);
-    margin.fill(0);
-    after.fill(0);
+    let shown = &mut out[before * out_depth..][..num_pixels * out_depth];
     if depth == out_depth {
         shown.copy_from_slice(row);
     } else {
