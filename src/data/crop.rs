@@ -3,7 +3,7 @@
 //! The cut of Inception (Szegedy et al. 2015, "Going deeper with convolutions", section 6): an area of 8 to 100 %
 //! of the picture at an aspect ratio of 3/4 to 4/3. Both rules try ten times and then fall back; they differ in
 //! how the ratio is drawn and in the fallback. Source: torchvision 0.29 `transforms.RandomResizedCrop.get_params`;
-//! torchvision 0.2.2, the same.
+//! torchvision 0.2.1 (April 2018), the same.
 
 /// The smallest and the largest width over height of a crop.
 pub const ASPECT_RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
@@ -55,10 +55,7 @@ pub fn random_crop(
         };
         let mut w = (target_area * ratio).sqrt().round_ties_even() as usize;
         let mut h = (target_area / ratio).sqrt().round_ties_even() as usize;
-        if rule == CropRule::Torchvision2018
-            && uniform() < 0.5
-            && (min_ratio..=max_ratio).contains(&(h as f64 / w as f64))
-        {
+        if rule == CropRule::Torchvision2018 && uniform() < 0.5 {
             std::mem::swap(&mut w, &mut h);
         }
         if (1..=width).contains(&w) && (1..=height).contains(&h) {

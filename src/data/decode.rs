@@ -7,8 +7,8 @@
 //!
 //! Not as Pillow does it:
 //! - 16-bit pictures give the high byte. Pillow does so for colour, but clips 16-bit grey at 255, nearly white.
-//! - JPEG data that libjpeg repairs with a warning (a flipped bit in the entropy-coded data that ends in an
-//!   impossible code) are refused: half a picture of grey is not data.
+//! - JPEG data that libjpeg repairs with a warning (an impossible Huffman code, bytes astray between segments) are
+//!   refused: half a picture of grey is not data. So is a JPEG without its end-of-image marker, even if only the marker is missing.
 
 use std::io::Cursor;
 
@@ -80,6 +80,10 @@ fn decode_jpeg(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
         .set_strict_mode(true)
         .set_max_width(MAX_JPEG_SIDE)
         .set_max_height(MAX_JPEG_SIDE);
+    if !has_end_of_image(file) {
+        let reason = "it ends before its end-of-image marker".into();
+        return Err(SampleFault::Damaged { format: "JPEG", reason });
+    }
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
     decoder.decode_headers().map_err(damaged)?;
     let (Some((width, height)), Some(space)) = (decoder.dimensions(), decoder.input_colorspace()) else {
@@ -98,6 +102,25 @@ fn decode_jpeg(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
             reason: "its components have no known meaning".into(),
         }),
     }
+}
+
+/// Whether a JPEG's end-of-image marker follows its first scan. The decoder makes up what is missing of the last row
+/// of blocks even in its strict mode.
+///
+/// Segments before the scan are stepped over, for a thumbnail in one has a marker of its own. Within a scan the bytes
+/// of the marker do not occur (ITU-T T.81, F.1.2.3: 0xFF is followed by 0).
+fn has_end_of_image(file: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xDA;
+    let mut rest = &file[2..];
+    while let [0xFF, marker, tail @ ..] = rest {
+        rest = match (marker, tail) {
+            (&START_OF_SCAN, _) => break,
+            (0xFF, _) => &rest[1..],
+            (_, [high, low, ..]) => tail.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or(&[]),
+            _ => &[],
+        };
+    }
+    rest.windows(2).rev().any(|pair| pair == [0xFF, 0xD9])
 }
 
 /// PNG and WebP by `image`.
@@ -136,6 +159,7 @@ fn decode_with(
     Ok(())
 }
 
+/// A decoder's message on one line, without the quotes of a debug format.
 fn one_line(error: impl ToString) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "")
 }

@@ -95,3 +95,67 @@ impl<T> Classes<T> {
 fn split_name(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots(folders: &[&str]) -> Roots {
+        Roots::find(|root| {
+            let below = |path: &str| {
+                let rest = if root.is_empty() { path } else { path.strip_prefix(root)?.strip_prefix('/')? };
+                (!rest.contains('/')).then(|| rest.to_owned())
+            };
+            Ok::<_, ()>(folders.iter().filter_map(|path| below(path)).collect())
+        })
+        .expect("the closure does not fail")
+    }
+
+    fn divided(train: &str, val: &str) -> Roots {
+        Roots::Divided { train: train.into(), val: val.into() }
+    }
+
+    #[test]
+    fn class_folders_are_found_where_they_are() {
+        assert_eq!(roots(&["cat", "dog"]), Roots::Whole("".into()));
+        assert_eq!(roots(&["test", "test/cat", "test/dog"]), Roots::Whole("test".into()));
+        assert_eq!(
+            roots(&["data", "data/pets", "data/pets/cat", "data/pets/dog"]),
+            Roots::Whole("data/pets".into())
+        );
+        assert_eq!(roots(&["train", "val", "train/cat", "val/cat"]), divided("train", "val"));
+        assert_eq!(roots(&["train", "test", "meta"]), divided("train", "test"));
+        assert_eq!(roots(&["train", "test", "val"]), divided("train", "val"));
+        assert_eq!(roots(&["pets", "pets/train", "pets/valid"]), divided("pets/train", "pets/valid"));
+        // One class with pictures right in it is one class, not a wrapping; a train folder alone is one.
+        assert_eq!(roots(&["cat"]), Roots::Whole("".into()));
+        assert_eq!(roots(&["train", "train/cat", "train/dog"]), Roots::Whole("train".into()));
+        assert_eq!(roots(&[]), Roots::Whole("".into()));
+    }
+
+    #[test]
+    fn pictures_are_told_by_their_extension_in_any_case() {
+        for name in
+            ["a.jpg", "a.JPEG", "a.b.Png", ".jpg", "a.ppm", "a.bmp", "a.pgm", "a.tif", "a.TIFF", "a.webp"]
+        {
+            assert!(is_picture(name), "{name}");
+        }
+        for name in ["a.gif", "jpg", "a.jpg.txt", "a.jpg~", ""] {
+            assert!(!is_picture(name), "{name}");
+        }
+    }
+
+    /// The order of Python's `sorted(os.walk(..))`, run on these very names: by folder, then by name.
+    #[test]
+    fn pictures_are_sorted_by_folder_and_name() {
+        let paths = ["b.jpg", "a/z.jpg", "a-b/c.jpg", "a/b/c.jpg", "B.jpg", "\u{e9}.jpg", "a/a.jpg"];
+        let pictures = paths.iter().map(|path| (path.to_string(), *path)).collect();
+        let folders = BTreeMap::from([("cat".to_string(), pictures), ("Dog".to_string(), Vec::new())]);
+        let classes = Classes::sort(folders);
+        assert_eq!(classes.names, ["Dog", "cat"]);
+        assert_eq!(classes.empty, ["Dog"]);
+        let sorted: Vec<&str> = classes.pictures.iter().map(|(_, path)| *path).collect();
+        assert_eq!(sorted, ["B.jpg", "b.jpg", "\u{e9}.jpg", "a/a.jpg", "a/z.jpg", "a-b/c.jpg", "a/b/c.jpg"]);
+        assert!(classes.pictures.iter().all(|(label, _)| *label == 1));
+    }
+}

@@ -13,7 +13,7 @@ use std::{
     num::NonZeroUsize,
     ops::Range,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Condvar, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -25,9 +25,10 @@ use super::{
     error::{DataError, SampleError},
     picture::Channels,
     sampler::{Coverage, Plan, Tail},
+    slot::{Filling, Slot, lock},
     source::SharedSource,
     transform::Transform,
-    worker::{Job, Produced, Scratch},
+    worker::{Job, Scratch},
 };
 
 /// How many bytes of samples a ticket is for: enough that taking it costs nothing beside the work.
@@ -187,25 +188,6 @@ struct State {
     consuming: usize,
     begun: VecDeque<Arc<Slot>>,
     free: Vec<Vec<u8>>,
-}
-
-/// A batch in the making.
-#[derive(Debug)]
-struct Slot {
-    positions: Range<usize>,
-    filling: Mutex<Filling>,
-}
-
-#[derive(Debug)]
-struct Filling {
-    images: Vec<u8>,
-    /// By place in the batch; `None` is not made yet, or left out.
-    indices: Vec<Option<usize>>,
-    num_left: usize,
-    /// By place in the batch, in any order.
-    skipped: Vec<(usize, SampleError)>,
-    /// Of the foremost place.
-    error: Option<(usize, DataError)>,
 }
 
 impl Loader {
@@ -440,49 +422,4 @@ impl Shared {
         let _state = lock(&self.state);
         self.tickets.notify_all();
     }
-}
-
-impl Slot {
-    fn new(positions: Range<usize>, images: Vec<u8>) -> Self {
-        let num_left = positions.len();
-        let indices = vec![None; num_left];
-        Self {
-            positions,
-            filling: Mutex::new(Filling { images, indices, num_left, skipped: Vec::new(), error: None }),
-        }
-    }
-
-    /// Puts a run of samples in their places. Returns whether the batch is whole.
-    fn fill(
-        &self,
-        places: Range<usize>,
-        images: &[u8],
-        sample_bytes: usize,
-        results: Vec<Result<Produced, DataError>>,
-    ) -> bool {
-        let filling = &mut *lock(&self.filling);
-        let num_bytes = places.len() * sample_bytes;
-        filling.images[places.start * sample_bytes..][..num_bytes].copy_from_slice(&images[..num_bytes]);
-        filling.num_left -= places.len();
-        for (place, result) in places.zip(results) {
-            match result {
-                Ok(produced) => {
-                    filling.indices[place] = produced.index;
-                    filling.skipped.extend(produced.skipped.map(|error| (place, error)));
-                }
-                Err(error) => {
-                    if filling.error.as_ref().is_none_or(|(foremost, _)| place < *foremost) {
-                        filling.error = Some((place, error));
-                    }
-                }
-            }
-        }
-        filling.num_left == 0
-    }
-}
-
-/// A panic while the lock was held leaves numbers that are still whole: nothing in here is half done between two
-/// statements that can panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,6 +9,18 @@
 //! sampler (which pictures, in which order) -> loader -> Transform -> Batch
 //! ```
 //!
+//! ```
+//! use burn_sprint::data::{Channels, Loader, LoaderConfig, Location, Pass, Tail, Transform, open_pair};
+//!
+//! let data = open_pair(&Location::Embedded, None, 0.2)?;
+//! let transform = Transform::PadAndCrop { size: 28, padding: 2, flip: true };
+//! let pass = Pass::Train { seed: 0, epoch: 0, tail: Tail::Drop };
+//! let mut loader = Loader::new(data.train, LoaderConfig::new(transform, Channels::Grey, 128, pass))?;
+//! let batch = loader.next().expect("10,000 pictures make 78 batches")?;
+//! assert_eq!(batch.shape, [128, 28, 28, 1]);
+//! # Ok::<(), burn_sprint::data::DataError>(())
+//! ```
+//!
 //! # Determinism
 //!
 //! The order of an epoch is a function of (seed, epoch), and a picture's augmentation one of (seed, epoch,
@@ -29,7 +41,9 @@ mod memory;
 pub mod open;
 pub mod picture;
 pub mod random;
+pub mod resize;
 pub mod sampler;
+mod slot;
 pub mod source;
 pub mod transform;
 mod view;

@@ -60,3 +60,47 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounded_integers_are_in_bounds_and_uniform() {
+        let mut stream = Stream::of_order(1, 2);
+        assert_eq!((stream.below(0), stream.below(1)), (0, 0));
+        let mut counts = [0u32; 7];
+        for _ in 0..70_000 {
+            counts[stream.below(7) as usize] += 1;
+        }
+        // Chi-squared with 6 degrees of freedom: 0.1 % point.
+        let chi_squared: f64 = counts.iter().map(|&n| (f64::from(n) - 10_000.0).powi(2) / 10_000.0).sum();
+        assert!(chi_squared < 22.5, "{chi_squared}");
+        // Two thirds of the range: without rejection some numbers would come up twice as often as others.
+        let bound = u64::MAX / 3 * 2;
+        let odd_halves = (0..30_000).filter(|_| stream.below(bound) % 2 == 1).count();
+        assert!((14_500..15_500).contains(&odd_halves), "{odd_halves}");
+    }
+
+    #[test]
+    fn uniform_numbers_are_below_1() {
+        let mut stream = Stream::of_sample(1, 2, 3);
+        let numbers: Vec<f64> = (0..10_000).map(|_| stream.uniform()).collect();
+        assert!(numbers.iter().all(|u| (0.0..1.0).contains(u)));
+        assert!((numbers.iter().sum::<f64>() / 10_000.0 - 0.5).abs() < 0.015);
+    }
+
+    #[test]
+    fn purpose_seed_epoch_and_index_all_count() {
+        let mut first = [
+            Stream::of_order(1, 2),
+            Stream::of_order(2, 1),
+            Stream::of_sample(1, 2, 0),
+            Stream::of_sample(1, 2, 1),
+            Stream::of_sample(1, 3, 0),
+        ]
+        .map(|mut stream| stream.below(u64::MAX));
+        first.sort_unstable();
+        assert!(first.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}

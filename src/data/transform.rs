@@ -3,16 +3,12 @@
 //! Each is first decided, a pure function of the picture's size and the random stream ([`Geometry`]), and then
 //! carried out. Sizes, offsets and pixels are torchvision's on PIL images: the resize is antialiased and bilinear.
 
-use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{CroppedImage, Image, ImageRef},
-};
-
 use super::{
     crop::{self, CropBox, CropRule},
-    error::{DataError, SampleFault},
-    picture::{Channels, MAX_PIXELS, Picture, check_num_pixels},
+    error::DataError,
+    picture::{Channels, Picture},
     random::Stream,
+    resize::Resizer,
 };
 
 /// The largest side that pictures are brought to, in pixels.
@@ -155,16 +151,10 @@ pub fn centered(side: usize, window: usize) -> isize {
 }
 
 /// Carries out [`Geometry`]; keeps its memory from picture to picture.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stage {
     resizer: Resizer,
     resized: Vec<u8>,
-}
-
-impl Default for Stage {
-    fn default() -> Self {
-        Self { resizer: Resizer::new(), resized: Vec::new() }
-    }
 }
 
 impl Stage {
@@ -176,10 +166,6 @@ impl Stage {
     /// # Shapes
     ///
     /// `out`: `[size, size, channels]`.
-    ///
-    /// # Errors
-    ///
-    /// [`SampleFault::TooManyPixels`] if the resized picture would have more than [`MAX_PIXELS`]: a very long one.
     pub fn apply(
         &mut self,
         geometry: &Geometry,
@@ -187,32 +173,27 @@ impl Stage {
         size: usize,
         channels: Channels,
         out: &mut [u8],
-    ) -> Result<(), SampleFault> {
-        let CropBox { left, top, width, height } = geometry.crop;
-        let (resized_width, resized_height) = geometry.resized;
+    ) {
+        let Geometry { crop, resized, window, flip } = *geometry;
+        let (margin_left, left, width) = visible(window.0, resized.0, size);
+        let (margin_top, top, height) = visible(window.1, resized.1, size);
+        out.fill(0);
+        if width == 0 || height == 0 {
+            return;
+        }
         let depth = picture.channels().count();
-        let view = if (width, height) == geometry.resized {
-            let first = (top * picture.width() + left) * depth;
+        let view = if (crop.width, crop.height) == resized {
+            let first = ((crop.top + top) * picture.width() + crop.left + left) * depth;
             View { pixels: &picture.pixels()[first..], stride: picture.width() * depth }
         } else {
-            check_num_pixels(resized_width as u64, resized_height as u64)?;
-            self.resized.resize(resized_width * resized_height * depth, 0);
-            resize(&mut self.resizer, picture, &geometry.crop, geometry.resized, &mut self.resized)?;
-            View { pixels: &self.resized, stride: resized_width * depth }
+            let part = CropBox { left, top, width, height };
+            self.resizer.resize(picture, &crop, resized, &part, &mut self.resized);
+            View { pixels: &self.resized, stride: width * depth }
         };
-        let columns = visible(geometry.window.0, resized_width, size);
-        for (y, out_row) in out.chunks_exact_mut(size * channels.count()).take(size).enumerate() {
-            let source_y = geometry.window.1 + y as isize;
-            if source_y < 0 || source_y >= resized_height as isize {
-                out_row.fill(0);
-                continue;
-            }
-            let (before, shown) = (columns.0, columns.1);
-            let first = (geometry.window.0 + before as isize) as usize;
-            let row = &view.pixels[source_y as usize * view.stride + first * depth..][..shown * depth];
-            copy_row(row, depth, before, geometry.flip, channels.count(), out_row);
+        let out_rows = out.chunks_exact_mut(size * channels.count()).skip(margin_top).take(height);
+        for (row, out_row) in view.pixels.chunks(view.stride).zip(out_rows) {
+            copy_row(&row[..width * depth], depth, margin_left, flip, channels.count(), out_row);
         }
-        Ok(())
     }
 }
 
@@ -222,20 +203,18 @@ struct View<'a> {
     stride: usize,
 }
 
-/// How many pixels of a row of `window` are before the picture's first, and how many are the picture's.
-fn visible(offset: isize, side: usize, window: usize) -> (usize, usize) {
-    let before = offset.min(0).unsigned_abs().min(window);
+/// Of a window that begins at `offset` in a picture: its pixels before the picture's first one, the first one of the
+/// picture in it, and how many are.
+fn visible(offset: isize, side: usize, window: usize) -> (usize, usize, usize) {
+    let margin = offset.min(0).unsigned_abs().min(window);
     let first = offset.max(0) as usize;
-    (before, side.saturating_sub(first).min(window - before))
+    (margin, first, side.saturating_sub(first).min(window - margin))
 }
 
-/// Writes `row` into `out` from pixel `before` on, black around it; mirrored, and with a grey channel repeated.
+/// Writes `row` into `out` from pixel `before` on, all of it mirrored if so asked, a grey channel repeated.
 fn copy_row(row: &[u8], depth: usize, before: usize, flip: bool, out_depth: usize, out: &mut [u8]) {
     let num_pixels = row.len() / depth;
-    let (margin, rest) = out.split_at_mut(before * out_depth);
-    let (shown, after) = rest.split_at_mut(num_pixels * out_depth);
-    margin.fill(0);
-    after.fill(0);
+    let shown = &mut out[before * out_depth..][..num_pixels * out_depth];
     if depth == out_depth {
         shown.copy_from_slice(row);
     } else {
@@ -249,30 +228,4 @@ fn copy_row(row: &[u8], depth: usize, before: usize, flip: bool, out_depth: usiz
             out.chunks_exact_mut(out_depth).for_each(<[u8]>::reverse);
         }
     }
-}
-
-/// Pillow's `crop(..).resize(.., BILINEAR)`: the filter sees nothing outside of the crop.
-fn resize(
-    resizer: &mut Resizer,
-    picture: &Picture,
-    crop: &CropBox,
-    (width, height): (usize, usize),
-    out: &mut [u8],
-) -> Result<(), SampleFault> {
-    let pixel = match picture.channels() {
-        Channels::Grey => PixelType::U8,
-        Channels::Rgb => PixelType::U8x3,
-    };
-    // Sides are at most MAX_PIXELS, which fits in 32 bits; the crop lies within the picture.
-    const { assert!(MAX_PIXELS < u32::MAX as u64) };
-    let too_large = || SampleFault::TooManyPixels { width: width as u64, height: height as u64 };
-    let source = ImageRef::new(picture.width() as u32, picture.height() as u32, picture.pixels(), pixel)
-        .map_err(|_| too_large())?;
-    let source =
-        CroppedImage::new(&source, crop.left as u32, crop.top as u32, crop.width as u32, crop.height as u32)
-            .map_err(|_| too_large())?;
-    let mut target =
-        Image::from_slice_u8(width as u32, height as u32, out, pixel).map_err(|_| too_large())?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    resizer.resize(&source, &mut target, &options).map_err(|_| too_large())
 }

@@ -111,9 +111,8 @@ impl Job {
                 Pass::Evaluate => Stream::of_sample(0, 0, index),
             };
             let geometry = transform.plan(picture.width(), picture.height(), &mut stream);
-            stage
-                .apply(&geometry, picture, transform.size(), channels, out)
-                .map_err(|fault| SampleError { name: self.source.name(index), fault })
+            stage.apply(&geometry, picture, transform.size(), channels, out);
+            Ok(())
         }))
         .unwrap_or_else(|_| {
             *scratch = Scratch::default();
