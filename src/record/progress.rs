@@ -208,9 +208,7 @@ fn phase_line(row: &PhaseRow) -> String {
         0 | 1 => format!("epoch {}", first + 1),
         _ => format!("epochs {}-{end}", first + 1),
     });
-    let words = Some(phase_words(row)).filter(|words| !words.is_empty());
-    let parts = [Some(format!("phase {}", row.at.phase + 1)), epochs, words];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(": ").replacen(": ", "  ", 1)
+    join([Some(format!("phase {}", row.at.phase + 1)), epochs, Some(phase_words(row))])
 }
 
 fn end_line(row: &EndRow) -> String {

@@ -245,7 +245,7 @@ fn epoch_table(epochs: &[&EpochRow]) -> String {
         "val top-1",
         "val top-5",
         "images/s",
-        "time",
+        "elapsed",
         "cost",
     ];
     let loss = |value: Option<f64>| value.map(|value| format!("{value:.4}"));

@@ -1,7 +1,7 @@
 //! The curves of a run as numbers ready to be drawn: what goes into which panel, thinned out to what an eye can
 //! resolve, and the axes around it. Pure; the drawing is in `curve`.
 
-use super::metrics::{EpochRow, Row, StepRow};
+use super::metrics::{EpochRow, Moment, Row, StepRow};
 use super::phases::executed_phases;
 use super::text::{count, learning_rate};
 
@@ -13,8 +13,8 @@ const NUM_BUCKETS: usize = 320;
 pub(super) struct Curves {
     pub(super) x: Axis,
     pub(super) panels: Vec<Panel>,
-    /// Where each phase starts, and its words.
-    pub(super) phases: Vec<(f64, String)>,
+    /// Where each phase starts, and words for it, the fuller ones first.
+    pub(super) phases: Vec<(f64, [String; 2])>,
 }
 
 #[derive(Debug)]
@@ -75,13 +75,11 @@ impl Curves {
         };
         let panels = if images_max > 0.0 { data.panels() } else { Vec::new() };
         let phases = executed_phases(rows).into_iter().map(|phase| {
+            let size = phase.plan.size.map(|size| format!("{size} px"));
             let batch_size = phase.plan.global_batch_size.or(phase.plan.batch_size);
-            let words = [
-                phase.plan.size.map(|size| format!("{size} px")),
-                batch_size.map(|size| format!("batch {size}")),
-            ];
-            let words = words.into_iter().flatten().collect::<Vec<_>>().join(" \u{b7} ");
-            (phase.plan.at.images as f64 / unit, words)
+            let batch_size = batch_size.map(|size| format!("batch {size}"));
+            let full = [size.clone(), batch_size].into_iter().flatten().collect::<Vec<_>>().join(" \u{b7} ");
+            (phase.plan.at.images as f64 / unit, [full, size.unwrap_or_default()])
         });
         Self { x, panels, phases: phases.collect() }
     }
@@ -125,7 +123,7 @@ impl Data<'_> {
         of_epoch: impl Fn(&EpochRow) -> Option<f64>,
     ) -> Option<Series> {
         let values = self.rows.iter().filter_map(|row| match row {
-            Row::Step(row) => Some((row.at.images, of_step(row)?)),
+            Row::Step(row) => Some((row.at, of_step(row)?)),
             _ => None,
         });
         self.series(name, color, values, false).or_else(|| self.epochs(name, color, of_epoch))
@@ -138,7 +136,7 @@ impl Data<'_> {
         of_epoch: impl Fn(&EpochRow) -> Option<f64>,
     ) -> Option<Series> {
         let values = self.rows.iter().filter_map(|row| match row {
-            Row::Epoch(row) => Some((row.at.images, of_epoch(row)?)),
+            Row::Epoch(row) => Some((row.at, of_epoch(row)?)),
             _ => None,
         });
         self.series(name, color, values, true)
@@ -149,23 +147,25 @@ impl Data<'_> {
         &self,
         name: &'static str,
         color: (u8, u8, u8),
-        values: impl Iterator<Item = (u64, f64)>,
+        values: impl Iterator<Item = (Moment, f64)>,
         by_epoch: bool,
     ) -> Option<Series> {
-        let points = thin_out(values.map(|(images, value)| (images as f64 / self.unit, value)), self.high);
+        let values = values.map(|(at, value)| (at.phase, at.images as f64 / self.unit, value));
+        let points = thin_out(values, self.high);
         let some = points.iter().flatten().next().is_some();
         let marked = by_epoch && points.len() <= 64;
         some.then_some(Series { name, color, points, marked })
     }
 }
 
-/// Gathers values into buckets of equal width; the line goes through the means, low and high make a band around it.
-fn thin_out(values: impl Iterator<Item = (f64, f64)>, x_high: f64) -> Vec<Option<Point>> {
+/// Gathers values, each with its phase and x, into buckets of equal width; the line goes through the means, low and
+/// high make a band around it. A bucket ends with its phase, so that a jump of the schedule stays a jump.
+fn thin_out(values: impl Iterator<Item = (u32, f64, f64)>, x_high: f64) -> Vec<Option<Point>> {
     let mut points: Vec<Option<Point>> = Vec::new();
     let mut last_bucket = None;
     let mut num_in_bucket = 0.0;
-    for (x, value) in values {
-        let bucket = (x / x_high * NUM_BUCKETS as f64) as usize;
+    for (phase, x, value) in values {
+        let bucket = (phase, (x / x_high * NUM_BUCKETS as f64) as usize);
         if last_bucket.replace(bucket) != Some(bucket) {
             points.push(None);
             num_in_bucket = 0.0;
@@ -199,15 +199,17 @@ fn range(series: &[Series]) -> Option<(f64, f64)> {
 }
 
 fn loss_axis(low: f64, high: f64) -> Axis {
-    let low = if low >= 0.0 && low < 0.4 * high { 0.0 } else { low };
     let margin = margin(low, high);
-    Axis::new("loss", if low == 0.0 { 0.0 } else { low - margin }, high + margin, 6, decimal)
+    let low = if (0.0..0.4 * high).contains(&low) { 0.0 } else { low - margin };
+    Axis::new("loss", low, high + margin, 6, decimal)
 }
 
 fn accuracy_axis(low: f64, high: f64) -> Axis {
     let margin = margin(low, high);
     let label = |value, step| decimal(value, step) + " %";
-    Axis::new("accuracy", (low - margin).max(0.0), (high + margin).min(100.0), 6, label)
+    let low = if low < 0.3 * high { 0.0 } else { low - margin };
+    let high = if high > 90.0 { 100.0 } else { high + margin };
+    Axis::new("accuracy", low, high, 6, label)
 }
 
 fn rate_axis(low: f64, high: f64) -> Axis {
@@ -253,4 +255,53 @@ impl Axis {
 fn decimal(value: f64, step: f64) -> String {
     let decimals = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
     format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(axis: &Axis) -> Vec<&str> {
+        axis.ticks.iter().map(|(_, label)| label.as_str()).collect()
+    }
+
+    #[test]
+    fn axes_have_round_marks_and_hold_their_values() {
+        assert_eq!(labels(&loss_axis(0.5, 6.9)), ["0", "2", "4", "6"]);
+        assert_eq!(labels(&accuracy_axis(3.0, 93.1)), ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]);
+        assert_eq!(labels(&accuracy_axis(84.2, 85.1)), ["84.2 %", "84.4 %", "84.6 %", "84.8 %", "85.0 %"]);
+        assert_eq!(labels(&rate_axis(0.1, 0.1)), ["0.00", "0.05", "0.10"]);
+        assert_eq!(labels(&Axis::new("epoch", 0.0, 1e-300, 10, decimal)).len(), 11);
+        for (low, high) in [(2.0, 2.0), (0.0, 0.0), (-1.0, -1.0), (1e300, 1e300), (1.0, 1.0 + 1e-15)] {
+            let axis = loss_axis(low, high);
+            assert!(axis.low < axis.high && axis.ticks.len() < 40, "{axis:?}");
+        }
+    }
+
+    #[test]
+    fn thinning_keeps_means_extremes_and_gaps() {
+        let values = (0..64_000).map(|step| (0, f64::from(step), f64::from(step % 2)));
+        let points = thin_out(values, 64_000.0);
+        assert_eq!(points.len(), NUM_BUCKETS);
+        for point in points {
+            let point = point.unwrap();
+            assert_eq!((point.low, point.high), (0.0, 1.0));
+            assert!((point.mean - 0.5).abs() < 1e-9);
+        }
+        let gap = thin_out([(0, 0.0, 1.0), (0, 1.0, f64::NAN), (0, 2.0, 3.0)].into_iter(), 2.0);
+        assert_eq!(gap.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+        let jump = thin_out([(0, 1.0, 4.0), (1, 1.0, 2.0)].into_iter(), 9000.0);
+        assert_eq!(jump.iter().flatten().map(|point| point.mean).collect::<Vec<_>>(), [4.0, 2.0]);
+    }
+
+    #[test]
+    fn a_few_wild_steps_do_not_flatten_the_rest() {
+        let row = |step: u64| {
+            let at = Moment { step, images: step, ..Moment::default() };
+            let train_loss = if step == 1 { 1e6 } else { 2.0 };
+            Row::Step(StepRow { at, train_loss, ..StepRow::default() })
+        };
+        let curves = Curves::new(&(1..=1000).map(row).collect::<Vec<_>>());
+        assert!(curves.panels[0].y.high < 10.0, "{:?}", curves.panels[0].y);
+    }
 }

@@ -377,7 +377,7 @@ mod tests {
         for length in [1, 5, 10, whole.len() - 1] {
             assert!(Event::decode(&whole[..length]).is_err(), "{length} bytes");
         }
-        assert!(Event::decode(&[0x10; 12]).is_err(), "field 2 cut after many numbers");
+        assert!(Event::decode(&[0x10; 11]).is_err(), "field 2 cut after many numbers");
         assert!(
             Event::decode(&[0x10, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01]).is_err()
         );
