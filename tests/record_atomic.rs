@@ -1,5 +1,7 @@
 //! Files and folders appear whole or not at all.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 

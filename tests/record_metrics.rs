@@ -1,5 +1,7 @@
 //! `metrics.jsonl`: its keys are fixed, its lines survive a kill, a resumed run has the rows of one never stopped.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -160,7 +162,7 @@ fn a_file_that_is_not_the_checkpoint_s_is_refused_and_kept() {
     assert_eq!(fs::read(file(&dir)).unwrap(), before);
 
     let mixed = MetricsLog::create(&file(&dir)).unwrap_err();
-    assert!(matches!(mixed, RecordError::Io { op: "create", .. }), "{mixed}");
+    assert!(matches!(mixed, RecordError::Exists { .. }), "{mixed}");
 }
 
 #[test]

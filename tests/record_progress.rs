@@ -1,5 +1,7 @@
 //! Progress lines: what a person reads in a log, when a line comes, and how time left is reckoned.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
@@ -108,7 +110,7 @@ fn time_left_is_reckoned_from_the_pace_of_the_phase() {
         out.lines(),
         [
             "phase 2  epochs 3-12  160 px, batch 64",
-            "epoch  3/12  160 px, batch 64  loss 0.412  top1 85.1 %  1234 images/s  3:00 left"
+            "epoch  3/12  loss 0.412  top1 85.1 %  1234 images/s  3:00 left  160 px, batch 64"
         ]
     );
 }

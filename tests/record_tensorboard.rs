@@ -1,6 +1,8 @@
 //! TensorBoard event files: TensorBoard's own and the 2018 run's are read, ours are in their format, and a resumed run
 //! tells the reader what to forget. (That TensorBoard reads ours was checked by hand with its `EventAccumulator`.)
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -43,7 +43,7 @@ const BITMAP_TEXT_DROP: f64 = 0.18;
 /// [`RecordError::Drawing`].
 ///
 /// # Cost
-/// 27 MB while drawing; the rows are thinned out first, so time does not grow with them much.
+/// Under 30 MB while drawing; the rows are thinned out first, so time does not grow with them much.
 pub fn curve_png(rows: &[Row]) -> Result<Vec<u8>, RecordError> {
     let curves = Curves::new(rows);
     let (width, height) = (WIDTH * SCALE, height(&curves) * SCALE);

@@ -34,7 +34,7 @@ impl Recorder {
     /// Starts the record of a new run in `folder`; `now_s` is seconds since 1970.
     ///
     /// # Errors
-    /// [`RecordError::Io`]; also if the folder has a `metrics.jsonl` already, which belongs to another run.
+    /// [`RecordError::Exists`] if the folder has the `metrics.jsonl` of another run; [`RecordError::Io`].
     pub fn create(folder: &Path, info: RunInfo, now_s: f64) -> Result<Self, RecordError> {
         std::fs::create_dir_all(folder).map_err(|source| RecordError::io("create", folder, source))?;
         let metrics = MetricsLog::create(&folder.join("metrics.jsonl"))?;

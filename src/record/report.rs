@@ -128,7 +128,7 @@ impl<'a> Run<'a> {
         ] {
             let evaluated = || self.epochs.iter().filter_map(|row| Some((row.at.epoch + 1, top_k(row)?)));
             let best = evaluated().filter(|(_, value)| value.is_finite()).max_by(|a, b| a.1.total_cmp(&b.1));
-            if let (Some((_, last)), Some((epoch, best))) = (evaluated().last(), best) {
+            if let (Some((_, last)), Some((epoch, best))) = (evaluated().next_back(), best) {
                 card(name, format!("{last:.2} %"), format!("best {best:.2} % after epoch {epoch}"));
             }
         }

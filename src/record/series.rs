@@ -70,7 +70,7 @@ impl Curves {
         let high = (images_max / unit).max(f64::MIN_POSITIVE);
         let data = Data { rows, unit, high };
         let x = match per_epoch {
-            Some(_) => Axis::new("epoch", 0.0, high, 10, |value, step| decimal(value, step)),
+            Some(_) => Axis::new("epoch", 0.0, high, 10, decimal),
             None => Axis::new("images", 0.0, high, 8, |value, _| count(value)),
         };
         let panels = if images_max > 0.0 { data.panels() } else { Vec::new() };
@@ -284,7 +284,7 @@ mod tests {
         let points = thin_out(values, 64_000.0);
         assert_eq!(points.len(), NUM_BUCKETS);
         for point in points {
-            let point = point.unwrap();
+            let point = point.expect("all values are finite");
             assert_eq!((point.low, point.high), (0.0, 1.0));
             assert!((point.mean - 0.5).abs() < 1e-9);
         }

@@ -76,7 +76,7 @@ impl Event {
                     event.content = Content::FileVersion(String::from_utf8_lossy(text).into_owned());
                 }
                 (5, Value::Bytes(summary)) => event.content = Content::Scalars(decode_summary(summary)?),
-                (7, Value::Bytes(session)) if session.starts_with(&[0x08, 0x01]) => {
+                (7, Value::Bytes([0x08, 0x01, ..])) => {
                     event.content = Content::SessionStart;
                 }
                 _ => {}
