@@ -161,6 +161,17 @@ fn the_page_tells_the_run_and_needs_nothing_else() {
 }
 
 #[test]
+fn a_failed_run_s_page_says_why_and_escapes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(dir.path(), info(), 1e9).unwrap();
+    recorder.step(&StepRow { train_loss: f64::NAN, ..step_row(0, 1) }).unwrap();
+    let message = Some("cannot read <x>.jpg".to_string());
+    recorder.end(&EndRow { reason: EndReason::Failed, message, ..end_row() }).unwrap();
+    let html = report_html(dir.path()).unwrap();
+    assert!(html.contains("failed: cannot read &lt;x&gt;.jpg"), "{html}");
+}
+
+#[test]
 fn damaged_side_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing = write_report(dir.path()).unwrap_err();
