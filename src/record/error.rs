@@ -30,6 +30,12 @@ pub enum RecordError {
         /// The file that was looked for.
         path: PathBuf,
     },
+    /// A new run was to be recorded where another one is.
+    #[error("{path}: a run is recorded here already; resume it, or choose another folder")]
+    Exists {
+        /// The file that is there.
+        path: PathBuf,
+    },
     /// A checkpoint remembers more metrics than the file still has.
     #[error(
         "{path}: {got_bytes} bytes long, but the checkpoint was taken at byte {expected_bytes}; \

@@ -6,7 +6,7 @@
 //! Top-k values are percent. Not a log for people: see [`super::Progress`].
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -211,10 +211,13 @@ impl MetricsLog {
     /// Starts a new file.
     ///
     /// # Errors
-    /// [`RecordError::Io`]; also if the file is there already, which would mix two runs.
+    /// [`RecordError::Exists`] if the file is there already: two runs are not mixed. [`RecordError::Io`].
     pub fn create(path: &Path) -> Result<Self, RecordError> {
         let file = OpenOptions::new().append(true).create_new(true).open(path);
-        let file = file.map_err(|source| RecordError::io("create", path, source))?;
+        let file = file.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => RecordError::Exists { path: path.to_path_buf() },
+            _ => RecordError::io("create", path, source),
+        })?;
         Ok(Self { path: path.to_path_buf(), file, position: 0 })
     }
 

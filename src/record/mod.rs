@@ -5,19 +5,24 @@
 //! run may be recorded silently.
 
 mod atomic;
+mod curve;
 mod dawn;
 mod error;
 mod metrics;
 mod phases;
 mod progress;
 mod recorder;
+mod report;
+mod series;
 mod tensorboard;
 mod text;
 
 pub use atomic::{write_atomic, write_dir_atomic};
+pub use curve::{curve_png, curve_svg};
 pub use dawn::{DawnInfo, DawnRow, dawn_json, dawn_rows, dawn_tsv, read_dawn_tsv, time_to_accuracy};
 pub use error::RecordError;
 pub use metrics::{EndReason, EndRow, EpochRow, MetricsLog, Moment, PhaseRow, Row, StepRow, read_rows};
 pub use progress::{Progress, ProgressMode, Totals};
 pub use recorder::{Recorder, RunInfo};
+pub use report::{report_html, write_report};
 pub use tensorboard::{Content, Event, TensorBoard, read_events};

@@ -143,7 +143,7 @@ impl Progress {
 
 fn bar(totals: Totals) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(totals.images), ProgressDrawTarget::stderr_with_hz(8));
-    let style = ProgressStyle::with_template("{bar:24.cyan/dim} {percent:>3} %  {wide_msg}")
+    let style = ProgressStyle::with_template("{bar:10.cyan/dim} {percent:>3} %  {wide_msg}")
         .expect("the template is a literal that the tests draw")
         .progress_chars("━╸─");
     bar.set_style(style);
@@ -173,12 +173,13 @@ fn epoch_of(epoch: u32, totals: Totals) -> String {
 fn step_line(row: &StepRow, totals: Totals, since: Moment, phase: &str) -> String {
     join([
         Some(epoch_of(row.at.epoch, totals)),
-        (!phase.is_empty()).then(|| phase.to_string()),
         loss("loss", Some(row.train_loss)),
         percent("top1", row.train_top1),
         row.images_per_s.map(images_per_s),
         time_left(row, totals, since).map(|seconds| format!("{} left", clock(seconds))),
         skipped(row.skipped_images),
+        // Last, where a narrow terminal may cut it off.
+        (!phase.is_empty()).then(|| phase.to_string()),
     ])
 }
 
@@ -208,9 +209,7 @@ fn phase_line(row: &PhaseRow) -> String {
         0 | 1 => format!("epoch {}", first + 1),
         _ => format!("epochs {}-{end}", first + 1),
     });
-    let words = Some(phase_words(row)).filter(|words| !words.is_empty());
-    let parts = [Some(format!("phase {}", row.at.phase + 1)), epochs, words];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(": ").replacen(": ", "  ", 1)
+    join([Some(format!("phase {}", row.at.phase + 1)), epochs, Some(phase_words(row))])
 }
 
 fn end_line(row: &EndRow) -> String {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::dawn::{DawnInfo, DawnRow, dawn_json, dawn_rows, dawn_tsv};
 use super::metrics::{EndRow, EpochRow, MetricsLog, PhaseRow, Row, StepRow, read_rows};
 use super::tensorboard::TensorBoard;
-use super::{RecordError, write_atomic};
+use super::{RecordError, write_atomic, write_report};
 
 /// What the record says of a run besides its rows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,7 +34,7 @@ impl Recorder {
     /// Starts the record of a new run in `folder`; `now_s` is seconds since 1970.
     ///
     /// # Errors
-    /// [`RecordError::Io`]; also if the folder has a `metrics.jsonl` already, which belongs to another run.
+    /// [`RecordError::Exists`] if the folder has the `metrics.jsonl` of another run; [`RecordError::Io`].
     pub fn create(folder: &Path, info: RunInfo, now_s: f64) -> Result<Self, RecordError> {
         std::fs::create_dir_all(folder).map_err(|source| RecordError::io("create", folder, source))?;
         let metrics = MetricsLog::create(&folder.join("metrics.jsonl"))?;
@@ -117,7 +117,8 @@ impl Recorder {
         self.row(Row::End(row.clone()))?;
         self.metrics.sync()?;
         let rows = read_rows(&self.folder.join("metrics.jsonl"))?;
-        write_atomic(&self.folder.join("dawn.json"), dawn_json(&rows, &self.info.dawn).as_bytes())
+        write_atomic(&self.folder.join("dawn.json"), dawn_json(&rows, &self.info.dawn).as_bytes())?;
+        write_report(&self.folder)
     }
 
     fn row(&mut self, row: Row) -> Result<(), RecordError> {

@@ -2,7 +2,7 @@
 
 /// Writes seconds as a clock: `0:31`, `18:05`, `2:57:00`; `-:--` for what is not a time.
 pub(super) fn clock(seconds: f64) -> String {
-    if !seconds.is_finite() || seconds < 0.0 || seconds >= 1e9 {
+    if !(0.0..1e9).contains(&seconds) {
         return "-:--".to_string();
     }
     let total = seconds.round() as u64;

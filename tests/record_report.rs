@@ -1,0 +1,222 @@
+//! The recorder as the trainer uses it, and the page and pictures of runs long, short, empty and broken.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+
+use burn_sprint::record::{
+    EndReason, EndRow, EpochRow, Moment, PhaseRow, RecordError, Recorder, Row, RunInfo, StepRow, curve_png,
+    curve_svg, read_events, read_rows, report_html, write_report,
+};
+
+const STEPS_PER_EPOCH: u64 = 5;
+
+fn at(epoch: u32, step: u64) -> Moment {
+    Moment { epoch, step, phase: u32::from(epoch > 0), images: 20 * step, elapsed_s: 0.3 * step as f64 }
+}
+
+fn step_row(epoch: u32, step: u64) -> StepRow {
+    let train_loss = 3.0 / step as f64;
+    StepRow { at: at(epoch, step), lr: 0.1, train_loss, train_top1: Some(50.0), ..StepRow::default() }
+}
+
+fn epoch_row(epoch: u32) -> EpochRow {
+    EpochRow {
+        at: at(epoch, STEPS_PER_EPOCH * u64::from(epoch + 1)),
+        train_loss: Some(0.5),
+        val_loss: Some(0.75),
+        val_top1: Some(60.0 + f64::from(epoch)),
+        val_top5: Some(90.0),
+        images_per_s: Some(80.0),
+        data_wait_s: Some(0.15),
+        ..EpochRow::default()
+    }
+}
+
+fn phase_row(epoch: u32) -> PhaseRow {
+    PhaseRow {
+        at: Moment { phase: u32::from(epoch > 0), ..at(epoch, STEPS_PER_EPOCH * u64::from(epoch)) },
+        size: Some(32),
+        global_batch_size: Some(20),
+        epochs: Some(if epoch == 0 { (0, 1) } else { (1, 3) }),
+        lr: Some(0.1),
+        ..PhaseRow::default()
+    }
+}
+
+fn end_row() -> EndRow {
+    EndRow {
+        at: at(2, 15),
+        reason: EndReason::Done,
+        message: None,
+        cost_usd: Some(1.25),
+        skipped_images: Some(2),
+    }
+}
+
+fn info() -> RunInfo {
+    let environment = [("device".to_string(), "<H100> & co".to_string())].into();
+    RunInfo { world_size: 1, environment, ..RunInfo::default() }
+}
+
+/// Runs steps `from..=to` of three epochs of five; returns the position after step `checkpoint_at`.
+fn run(recorder: &mut Recorder, from: u64, to: u64, checkpoint_at: u64) -> u64 {
+    let mut position = 0;
+    for step in from..=to {
+        let epoch = ((step - 1) / STEPS_PER_EPOCH) as u32;
+        if step == 1 || step == 6 {
+            recorder.phase(&phase_row(epoch)).unwrap();
+        }
+        recorder.step(&step_row(epoch, step)).unwrap();
+        if step % STEPS_PER_EPOCH == 0 {
+            recorder.epoch(&epoch_row(epoch)).unwrap();
+        }
+        if step == checkpoint_at {
+            position = recorder.position().unwrap();
+        }
+    }
+    position
+}
+
+fn whole_run(dir: &Path) {
+    let mut recorder = Recorder::create(dir, info(), 1e9).unwrap();
+    run(&mut recorder, 1, 15, 0);
+    recorder.end(&end_row()).unwrap();
+}
+
+#[test]
+fn a_run_killed_at_any_step_and_resumed_leaves_the_files_of_one_never_stopped() {
+    let unbroken = tempfile::tempdir().unwrap();
+    whole_run(unbroken.path());
+    for checkpoint_at in 1..=14 {
+        for killed_after in [checkpoint_at, (checkpoint_at + 3).min(15), 15] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut recorder = Recorder::create(dir.path(), info(), 1e9).unwrap();
+            let position = run(&mut recorder, 1, killed_after, checkpoint_at);
+            drop(recorder);
+            let mut recorder = Recorder::resume(dir.path(), position, info(), 2e9).unwrap();
+            run(&mut recorder, checkpoint_at + 1, 15, 0);
+            recorder.end(&end_row()).unwrap();
+            for file in ["metrics.jsonl", "dawn.tsv", "dawn.json", "curve.png"] {
+                let [ours, theirs] =
+                    [dir.path(), unbroken.path()].map(|dir| fs::read(dir.join(file)).unwrap());
+                assert!(
+                    ours == theirs,
+                    "{file}, checkpoint at step {checkpoint_at}, killed after {killed_after}"
+                );
+            }
+            assert_eq!(fs::read_dir(dir.path().join("tb")).unwrap().count(), 2);
+        }
+    }
+}
+
+#[test]
+fn a_run_leaves_all_its_files_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    whole_run(dir.path());
+    let mut names: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let expected =
+        ["curve.png", "dawn.json", "dawn.tsv", "environment.json", "metrics.jsonl", "report.html", "tb"];
+    assert_eq!(names, expected);
+    assert_eq!(fs::read_to_string(dir.path().join("dawn.tsv")).unwrap().lines().count(), 4);
+    let events = fs::read_dir(dir.path().join("tb")).unwrap().next().unwrap().unwrap().path();
+    // Version, two phases, fifteen steps, three epochs.
+    assert_eq!(read_events(&events).unwrap().len(), 1 + 2 + 15 + 3);
+    assert_eq!(read_rows(&dir.path().join("metrics.jsonl")).unwrap().len(), 2 + 15 + 3 + 1);
+    let again = Recorder::create(dir.path(), info(), 1e9).unwrap_err();
+    assert!(matches!(again, RecordError::Exists { .. }), "{again}");
+}
+
+#[test]
+fn the_page_tells_the_run_and_needs_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("a <b> & c");
+    whole_run(&run);
+    fs::write(run.join("config.toml"), "# <script>alert(\"1\")</script>\nepochs = 3\n").unwrap();
+    let html = report_html(&run).unwrap();
+    for told in [
+        "<h1>a &lt;b&gt; &amp; c</h1>",
+        "done · 3 epochs · 15 steps · 300 images · 2 bad images skipped",
+        "62.00 %",
+        "best 90.00 % after epoch",
+        "$1.25",
+        "# &lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;",
+        "<td>&lt;H100&gt; &amp; co</td>",
+        // The second phase: epochs 2 and 3, 32 pixels, batch 20, learning rate, speed, time, 0.3 s of 3 s without data.
+        "<tr><td>2</td><td>2–3</td><td>32 px</td><td>20</td><td>0.1</td><td>80</td><td>0:03</td><td>10.0 %</td></tr>",
+        "<tr><td>3</td><td>0.5000</td><td>0.7500</td><td>62.00 %</td><td>90.00 %</td><td>80</td><td>0:05</td></tr>",
+    ] {
+        assert!(html.contains(told), "{told} is not in {html}");
+    }
+    for outside in ["<script", "src=", "href=", "url(", "@import", "https://"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    assert_eq!(html.matches("http://").count(), 1, "only the name of SVG");
+    assert_eq!(html.matches("<svg").count(), 1);
+}
+
+#[test]
+fn a_failed_run_s_page_says_why_and_escapes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(dir.path(), info(), 1e9).unwrap();
+    recorder.step(&StepRow { train_loss: f64::NAN, ..step_row(0, 1) }).unwrap();
+    let message = Some("cannot read <x>.jpg".to_string());
+    recorder.end(&EndRow { reason: EndReason::Failed, message, ..end_row() }).unwrap();
+    let html = report_html(dir.path()).unwrap();
+    assert!(html.contains("failed: cannot read &lt;x&gt;.jpg"), "{html}");
+}
+
+#[test]
+fn damaged_side_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = write_report(dir.path()).unwrap_err();
+    assert!(matches!(missing, RecordError::Missing { .. }), "{missing}");
+    whole_run(dir.path());
+    fs::write(dir.path().join("config.toml"), [b'#'; 1024 * 1024 + 1]).unwrap();
+    let long = write_report(dir.path()).unwrap_err();
+    assert!(long.to_string().contains("config.toml"), "{long}");
+    fs::remove_file(dir.path().join("config.toml")).unwrap();
+    fs::write(dir.path().join("environment.json"), "[1]").unwrap();
+    let bad = write_report(dir.path()).unwrap_err();
+    assert!(matches!(&bad, RecordError::BadLine { path, .. } if path.ends_with("environment.json")), "{bad}");
+}
+
+#[test]
+fn any_run_can_be_drawn() {
+    let lonely_epoch = vec![Row::Epoch(epoch_row(0))];
+    let no_val = Row::Epoch(EpochRow { at: at(0, 5), train_loss: Some(2.0), ..EpochRow::default() });
+    let nan =
+        StepRow { train_loss: f64::NAN, train_top1: Some(f64::INFINITY), lr: f64::NAN, ..step_row(0, 1) };
+    let runs: [(&str, Vec<Row>, &[&str]); 8] = [
+        ("empty", vec![], &["no step has been recorded"]),
+        ("only a phase", vec![Row::Phase(phase_row(0))], &["no step has been recorded"]),
+        ("one step", vec![Row::Step(step_row(0, 1))], &["loss", "accuracy", "learning rate", "images"]),
+        ("one epoch", lonely_epoch, &["validation top-5", "epoch", "70 %"]),
+        ("no validation", vec![no_val], &["loss", "epoch"]),
+        ("nothing finite", vec![Row::Step(nan.clone())], &["no step has been recorded"]),
+        ("one not finite", vec![Row::Step(nan), Row::Step(step_row(0, 2))], &["loss"]),
+        ("at no image", vec![Row::Epoch(EpochRow { at: Moment::default(), ..epoch_row(0) })], &["no step"]),
+    ];
+    for (name, rows, words) in runs {
+        let svg = curve_svg(&rows).unwrap();
+        for word in words {
+            assert!(svg.contains(word), "{name}: no {word}");
+        }
+        assert!(!svg.contains("NaN"), "{name}");
+        let png = image::load_from_memory(&curve_png(&rows).unwrap()).unwrap();
+        assert_eq!(png.width(), 1500, "{name}");
+        assert!(png.to_rgb8().pixels().any(|pixel| pixel.0 != [255; 3]), "{name}: blank");
+    }
+}
+
+#[test]
+fn a_long_run_makes_no_larger_picture() {
+    let rows: Vec<Row> = (1..=50_000).map(|step| Row::Step(step_row(0, step))).collect();
+    let svg = curve_svg(&rows).unwrap();
+    assert!(svg.len() < 100_000, "{} bytes", svg.len());
+}
