@@ -13,7 +13,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn report(args: &Args) -> Result<()> {
-    let _ = record::read_rows(&args.run.join("metrics.jsonl"))?;
+    record::write_report(&args.run)?;
     println!("{}", args.run.join("report.html").display());
     Ok(())
 }
