@@ -28,7 +28,16 @@ impl ResNetConfig {
     /// One draw a weight on the host (25 million for ResNet-50), in one thread.
     #[must_use]
     pub fn init(&self, seed: u64, device: &Device) -> ResNet {
-        let init = Init { seed, device };
+        self.init_with_last_gain(seed, device, 0.0)
+    }
+
+    /// As [`init`](Self::init), with another gain in the last batch norm of every block.
+    ///
+    /// With 1, a block takes part from the first step. A shallow network that trains for a few epochs only is better
+    /// for it; the large ones that train long want 0.
+    #[must_use]
+    pub fn init_with_last_gain(&self, seed: u64, device: &Device, last_gain: f32) -> ResNet {
+        let init = Init { seed, device, last_gain };
         let mut stages = (0..4).map(|stage| init.stage(self, stage));
         let mut next = || stages.next().unwrap_or_default();
         ResNet {
@@ -53,6 +62,7 @@ impl ResNetConfig {
 struct Init<'a> {
     seed: u64,
     device: &'a Device,
+    last_gain: f32,
 }
 
 impl Init<'_> {
@@ -89,7 +99,7 @@ impl Init<'_> {
                 conv2: conv("conv2", width, width, 3, stride),
                 bn2: self.norm(width, 1.0),
                 conv3: Some(conv("conv3", width, output, 1, 1)),
-                bn3: Some(self.norm(output, 0.0)),
+                bn3: Some(self.norm(output, self.last_gain)),
                 downsample,
             }
         } else {
@@ -97,7 +107,7 @@ impl Init<'_> {
                 conv1: conv("conv1", input, output, 3, stride),
                 bn1: self.norm(output, 1.0),
                 conv2: conv("conv2", output, output, 3, 1),
-                bn2: self.norm(output, 0.0),
+                bn2: self.norm(output, self.last_gain),
                 conv3: None,
                 bn3: None,
                 downsample,

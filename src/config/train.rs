@@ -37,6 +37,10 @@ pub struct TrainConfig {
     pub phase: Vec<Phase>,
 }
 
+const fn yes() -> bool {
+    true
+}
+
 fn default_device() -> String {
     "flex".into()
 }
@@ -53,6 +57,9 @@ pub struct ModelConfig {
     /// `imagenet` (7x7, stride 2, pooled) or `small` (3x3, stride 1); the family's own if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stem: Option<Stem>,
+    /// Whether the last batch norm of every block starts with a gain of 0, so that the block starts as its shortcut.
+    #[serde(default = "yes")]
+    pub zero_gamma: bool,
     /// Weights to start from: a `.safetensors`, `.pth` or checkpoint. A head of another size starts afresh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<PathBuf>,

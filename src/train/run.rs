@@ -141,8 +141,9 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
 }
 
 fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
+    let last_gain = if job.plan.config.model.zero_gamma { 0.0 } else { 1.0 };
     let Job { plan, data, device, rank, out, resume, stop, progress: mode, info, now_s } = job;
-    let mut model = plan.model.init(plan.config.seed, &device.clone().autodiff());
+    let mut model = plan.model.init_with_last_gain(plan.config.seed, &device.clone().autodiff(), last_gain);
     let mut optimizer = Sgd::new(&plan.config.optimizer, &model);
     let restored = if resume { checkpoint::restore(out, &mut model, &mut optimizer)? } else { None };
     let totals =
