@@ -1,8 +1,52 @@
-//! burn-sprint: train image classifiers on a cluster in minutes, in Rust, on Burn.
+//! Train image classifiers on a cluster in minutes, in Rust, on [Burn](burn).
+//!
+//! The command `sprint` is a thin layer over this library: a [configuration](config) is checked into a
+//! [`Plan`](config::Plan), and [`train::run`] carries the plan out.
 //!
 //! # Layout
 //!
+//! | module | job |
+//! |---|---|
+//! | [`cli`] | words to typed values; the only place that names a backend |
+//! | [`config`] | TOML, `--set` and flags to a checked plan |
+//! | [`recipe`] | phases, learning rates, presets: pure arithmetic |
+//! | [`data`] | pictures on disk to batches of bytes |
+//! | [`train`] | the loop, the step, the optimizer, evaluation, checkpoints |
+//! | [`record`] | what a run leaves behind |
+//!
 //! Arrows run down only: `cli -> train -> {recipe, data, record} -> {burn-resnet, burn-dist} -> burn`.
+//!
+//! # Example
+//!
+//! One epoch of a small network on the embedded pictures:
+//!
+//! ```no_run
+//! use burn::tensor::Device;
+//! use burn_dist::rank::{Rank, WorldSize};
+//! use burn_sprint::config::{DataFacts, Plan, Sources};
+//! use burn_sprint::data::{Location, open_pair};
+//! use burn_sprint::record::{ProgressMode, RunInfo};
+//! use burn_sprint::train::{Job, Stop, run};
+//!
+//! let set = ["phase.0.epochs=1", "phase.1.epochs=1", "model.width=8"].map(String::from).to_vec();
+//! let config = Sources { set, ..Sources::default() }.resolve()?;
+//! let data = open_pair(&Location::Embedded, None, config.data.val_fraction)?;
+//! let plan = Plan::new(config, DataFacts::of(&data.train), WorldSize::ONE)?;
+//! let outcome = run(Job {
+//!     plan: &plan,
+//!     data: &data,
+//!     device: &Device::flex(),
+//!     rank: Rank::SINGLE,
+//!     out: "runs/example".as_ref(),
+//!     resume: false,
+//!     stop: &Stop::new(),
+//!     progress: ProgressMode::detect(10.0),
+//!     info: RunInfo::default(),
+//!     now_s: 0.0,
+//! })?;
+//! println!("{:?}", outcome.accuracy);
+//! # Ok::<(), burn_sprint::Error>(())
+//! ```
 
 pub mod cli;
 pub mod config;

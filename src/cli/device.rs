@@ -18,7 +18,8 @@ pub(super) fn find(name: &str) -> Result<Device> {
     let (kind, index) = match name.split_once(':') {
         None => (name, None),
         Some((kind, index)) => {
-            let wrong = || Error::usage(format!("--device {name}: expected a number after the colon, as in cuda:0"));
+            let wrong =
+                || Error::usage(format!("--device {name}: expected a number after the colon, as in cuda:0"));
             (kind, Some(index.parse::<usize>().map_err(|_| wrong())?))
         }
     };
@@ -68,7 +69,9 @@ fn tried(name: &str, make: impl Fn() -> Device + panic::UnwindSafe + panic::RefU
                 .or_else(|| cause.downcast_ref::<&str>().copied())
                 .and_then(|text| text.lines().next())
                 .unwrap_or("no reason given");
-            Err(Error::run(format!("device {name} cannot be used: {cause}; is there such a device, and its driver?")))
+            Err(Error::run(format!(
+                "device {name} cannot be used: {cause}; is there such a device, and its driver?"
+            )))
         }
     }
 }

@@ -59,7 +59,12 @@ pub(super) fn eval(args: &Args) -> Result<()> {
         source,
         LoaderConfig {
             on_bad_file: if args.skip_bad_files { OnBadFile::Skip } else { OnBadFile::Fail },
-            ..LoaderConfig::new(classifier.about.transform(), classifier.channels(), args.batch_size, Pass::Evaluate)
+            ..LoaderConfig::new(
+                classifier.about.transform(),
+                classifier.channels(),
+                args.batch_size,
+                Pass::Evaluate,
+            )
         },
     )?;
     let bar = ProgressBar::new(loader.num_images() as u64).with_style(

@@ -53,7 +53,11 @@ pub fn main() -> ExitCode {
         Ok(words) => words,
         Err(error) => {
             // Help and version are results; the rest is the user's slip.
-            let status = if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) { 0 } else { 2 };
+            let status = if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                0
+            } else {
+                2
+            };
             let _ = error.print();
             return ExitCode::from(status);
         }

@@ -45,9 +45,12 @@ pub(super) fn predict(args: &Args) -> Result<()> {
         let mut batch = batch?;
         // One bad picture of many is told at the end; the others are still classified.
         failed.append(&mut batch.skipped);
-        let probabilities = softmax(classifier.model.forward(normalizer.images(&batch.images, batch.shape)), 1);
+        let probabilities =
+            softmax(classifier.model.forward(normalizer.images(&batch.images, batch.shape)), 1);
         let probabilities: Vec<f32> = probabilities.into_data().iter().collect();
-        for (of_image, &index) in probabilities.chunks_exact(probabilities.len() / batch.len()).zip(&batch.indices) {
+        for (of_image, &index) in
+            probabilities.chunks_exact(probabilities.len() / batch.len()).zip(&batch.indices)
+        {
             println!("{}", args.images[index].display());
             let mut classes: Vec<(usize, f32)> = of_image.iter().copied().enumerate().collect();
             classes.sort_by(|a, b| b.1.total_cmp(&a.1));

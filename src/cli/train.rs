@@ -71,15 +71,12 @@ pub(super) fn train(args: Args) -> Result<()> {
     }
     let device = device::find(&config.device)?;
     let pictures = open_pictures(&config)?;
-    let facts = DataFacts {
-        num_train: pictures.train.num_images(),
-        num_classes: pictures.train.class_names().len(),
-        channels: pictures.train.channels().count(),
-    };
+    let facts = DataFacts::of(&pictures.train);
     let plan = Plan::new(config, facts, WorldSize::ONE)?;
 
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let out = out.unwrap_or_else(|| Path::new("runs").join(format!("{}-{}", plan.config.name, time_name(now_s))));
+    let out =
+        out.unwrap_or_else(|| Path::new("runs").join(format!("{}-{}", plan.config.name, time_name(now_s))));
     prepare_folder(&out, resume, &plan.config)?;
     eprintln!(
         "{}: ResNet-{} of {} parameters on {} training and {} validation images of {} classes; run in {}",

@@ -15,7 +15,9 @@ pub(super) fn explain(error: &toml::de::Error, text: Option<&str>) -> String {
     let message = error.message().lines().collect::<Vec<_>>().join(" ");
     let line = text
         .zip(error.span())
-        .map(|(text, span)| format!("line {}: ", text[..span.start.min(text.len())].matches('\n').count() + 1))
+        .map(|(text, span)| {
+            format!("line {}: ", text[..span.start.min(text.len())].matches('\n').count() + 1)
+        })
         .unwrap_or_default();
     // Serde words it "unknown field `lrate`, expected one of `lr`, `size`": the words in backticks are ours.
     let mut quoted = message.split('`').skip(1).step_by(2);

@@ -54,14 +54,16 @@ impl Sources {
             .map_err(|error| Error::usage(format!("{origin}: {}", keys::explain(&error, Some(&text)))))?;
         for assignment in &self.set {
             let (path, value) = assignment.split_once('=').ok_or_else(|| {
-                Error::usage(format!("--set {assignment}: expected key.path=value, such as optimizer.momentum=0.9"))
+                Error::usage(format!(
+                    "--set {assignment}: expected key.path=value, such as optimizer.momentum=0.9"
+                ))
             })?;
             set(&mut table, path.trim(), parse_value(value.trim()))
                 .map_err(|why| Error::usage(format!("--set {assignment}: {why}")))?;
         }
-        let mut config: TrainConfig = Value::Table(table)
-            .try_into()
-            .map_err(|error| Error::usage(format!("{}: {}", self.set_names(), keys::explain(&error, None))))?;
+        let mut config: TrainConfig = Value::Table(table).try_into().map_err(|error| {
+            Error::usage(format!("{}: {}", self.set_names(), keys::explain(&error, None)))
+        })?;
         if let Some(path) = &self.data {
             config.data.path = Some(path.clone());
         }
@@ -77,7 +79,12 @@ impl Sources {
     /// Whether the user said anything at all.
     pub fn is_empty(&self) -> bool {
         let Self { preset, config, set, data, device, stop_at } = self;
-        preset.is_none() && config.is_none() && set.is_empty() && data.is_none() && device.is_none() && stop_at.is_none()
+        preset.is_none()
+            && config.is_none()
+            && set.is_empty()
+            && data.is_none()
+            && device.is_none()
+            && stop_at.is_none()
     }
 
     fn base(&self) -> Result<(String, String)> {
@@ -135,11 +142,16 @@ fn set(table: &mut Table, path: &str, value: Value) -> Result<(), String> {
     match table.entry(head.to_owned()).or_insert_with(|| Value::Table(Table::new())) {
         Value::Table(inner) => set(inner, rest, value),
         Value::Array(items) => {
-            let (index, rest) = rest.split_once('.').map_or((rest, None), |(index, rest)| (index, Some(rest)));
+            let (index, rest) =
+                rest.split_once('.').map_or((rest, None), |(index, rest)| (index, Some(rest)));
             let count = items.len();
-            let item = index.parse::<usize>().ok().and_then(|index| items.get_mut(index)).ok_or_else(|| {
-                format!("`{head}` has {count} entries: expected {head}.0 to {head}.{}", count.saturating_sub(1))
-            })?;
+            let item =
+                index.parse::<usize>().ok().and_then(|index| items.get_mut(index)).ok_or_else(|| {
+                    format!(
+                        "`{head}` has {count} entries: expected {head}.0 to {head}.{}",
+                        count.saturating_sub(1)
+                    )
+                })?;
             match (rest, item) {
                 (None, item) => {
                     *item = value;
@@ -173,7 +185,8 @@ mod tests {
 
     #[test]
     fn set_reaches_into_tables_and_arrays_and_needs_no_quotes() {
-        let config = with_set(&["phase.0.lr=[0.5, 1.5]", "optimizer.momentum=0.8", "name=mine"]).resolve().unwrap();
+        let config =
+            with_set(&["phase.0.lr=[0.5, 1.5]", "optimizer.momentum=0.8", "name=mine"]).resolve().unwrap();
         assert_eq!(config.phase[0].lr.ends(), (0.5, 1.5));
         assert_eq!(config.optimizer.momentum, 0.8);
         assert_eq!(config.name, "mine");

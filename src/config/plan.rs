@@ -6,7 +6,7 @@ use burn_resnet::ResNetConfig;
 use super::TrainConfig;
 use crate::{
     data::{
-        Tail,
+        SharedSource, Tail,
         sampler::{self, Coverage},
     },
     error::{Error, Result},
@@ -25,6 +25,17 @@ pub struct DataFacts {
     pub num_classes: usize,
     /// 1 for grey, 3 for colour.
     pub channels: usize,
+}
+
+impl DataFacts {
+    /// Of the pictures to train on.
+    pub fn of(train: &SharedSource) -> Self {
+        Self {
+            num_train: train.num_images(),
+            num_classes: train.class_names().len(),
+            channels: train.channels().count(),
+        }
+    }
 }
 
 /// A run that can be carried out.
@@ -82,7 +93,9 @@ impl std::str::FromStr for Target {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::usage(format!("stop at `{text}`: expected top1=PERCENT or top5=PERCENT, such as top5=93"));
+        let wrong = || {
+            Error::usage(format!("stop at `{text}`: expected top1=PERCENT or top5=PERCENT, such as top5=93"))
+        };
         let (metric, percent) = text.split_once('=').ok_or_else(wrong)?;
         let k = match metric.trim() {
             "top1" => 1,
@@ -134,8 +147,18 @@ fn model(config: &TrainConfig, data: DataFacts) -> Result<ResNetConfig> {
 fn check_optimizer(config: &TrainConfig) -> Result<()> {
     let optimizer = &config.optimizer;
     let checks = [
-        ("optimizer.momentum", optimizer.momentum, (0.0..1.0).contains(&optimizer.momentum), "0 or more, below 1"),
-        ("optimizer.weight_decay", optimizer.weight_decay, finite_at_least_0(optimizer.weight_decay), "0 or more"),
+        (
+            "optimizer.momentum",
+            optimizer.momentum,
+            (0.0..1.0).contains(&optimizer.momentum),
+            "0 or more, below 1",
+        ),
+        (
+            "optimizer.weight_decay",
+            optimizer.weight_decay,
+            finite_at_least_0(optimizer.weight_decay),
+            "0 or more",
+        ),
         (
             "optimizer.label_smoothing",
             optimizer.label_smoothing,
@@ -155,7 +178,9 @@ fn check_optimizer(config: &TrainConfig) -> Result<()> {
         }
     }
     if config.checkpoint.keep == 0 {
-        return Err(Error::usage("checkpoint.keep is 0: expected at least 1, or there is nothing to resume from"));
+        return Err(Error::usage(
+            "checkpoint.keep is 0: expected at least 1, or there is nothing to resume from",
+        ));
     }
     if config.data.batches_ahead == 0 || config.data.batches_ahead > 64 {
         let got = config.data.batches_ahead;
@@ -178,7 +203,7 @@ fn check_phase(phase: &Phase, micro_batches: usize) -> Result<(), String> {
     if !(1..=1 << 20).contains(&phase.batch_size) {
         return Err(format!("`batch_size` is {}: expected 1 to 1048576", phase.batch_size));
     }
-    if micro_batches == 0 || phase.batch_size % micro_batches != 0 {
+    if micro_batches == 0 || !phase.batch_size.is_multiple_of(micro_batches) {
         return Err(format!(
             "`batch_size` {} cannot be cut into optimizer.micro_batches = {micro_batches} equal parts",
             phase.batch_size
@@ -199,7 +224,9 @@ fn normalization(config: &TrainConfig, channels: usize) -> Result<Normalization>
     let std = config.data.std.clone().unwrap_or(fallback.std);
     for (key, values) in [("mean", &mean), ("std", &std)] {
         if values.len() != channels || !values.iter().all(|value| value.is_finite()) {
-            return Err(Error::usage(format!("data.{key} is {values:?}: expected {channels} finite numbers, one a channel")));
+            return Err(Error::usage(format!(
+                "data.{key} is {values:?}: expected {channels} finite numbers, one a channel"
+            )));
         }
     }
     if std.iter().any(|&value| value <= 0.0) {

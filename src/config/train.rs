@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use burn_resnet::{Depth, Stem};
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::Phase;
+use crate::{data::OnBadFile, recipe::Phase};
 
 /// A run as `config.toml` writes it. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,8 +78,8 @@ pub struct DataConfig {
     pub num_workers: usize,
     /// Batches that are kept ready.
     pub batches_ahead: usize,
-    /// What happens at a picture that cannot be read.
-    pub on_bad_file: BadFiles,
+    /// What happens at a picture that cannot be read: `fail` or `skip`.
+    pub on_bad_file: OnBadFile,
     /// Mean of each channel on a scale of 0 to 1; the data set's own if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<Vec<f32>>,
@@ -95,21 +95,11 @@ impl Default for DataConfig {
             val_fraction: 0.2,
             num_workers: 0,
             batches_ahead: 3,
-            on_bad_file: BadFiles::Fail,
+            on_bad_file: OnBadFile::Fail,
             mean: None,
             std: None,
         }
     }
-}
-
-/// What happens at a picture that cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BadFiles {
-    /// The run ends and names the file.
-    Fail,
-    /// Another one takes its place in training, it is left out in evaluation, and both are counted.
-    Skip,
 }
 
 /// SGD with momentum, and the loss.
@@ -150,7 +140,7 @@ pub struct CheckpointConfig {
 impl CheckpointConfig {
     /// Whether the end of an epoch is one at which the state is saved, when so many are done.
     pub(crate) const fn is_due_after_epoch(&self, epochs_done: u32) -> bool {
-        self.every_epochs > 0 && epochs_done % self.every_epochs == 0
+        self.every_epochs > 0 && epochs_done.is_multiple_of(self.every_epochs)
     }
 }
 

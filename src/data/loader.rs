@@ -20,6 +20,7 @@ use std::{
 };
 
 use burn_dist::rank::Rank;
+use serde::{Deserialize, Serialize};
 
 use super::{
     error::{DataError, SampleError},
@@ -51,7 +52,8 @@ pub enum Pass {
 }
 
 /// What a loader does with a picture that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnBadFile {
     /// Ends with an error that names it.
     #[default]

@@ -107,7 +107,8 @@ impl Schedule {
 
     /// The images that a rank takes in the whole run.
     pub fn num_images(&self) -> u64 {
-        let images = |span: &Span| u64::from(span.phase.epochs) * span.steps_per_epoch * span.phase.batch_size as u64;
+        let images =
+            |span: &Span| u64::from(span.phase.epochs) * span.steps_per_epoch * span.phase.batch_size as u64;
         self.phases.iter().map(images).sum()
     }
 

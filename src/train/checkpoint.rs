@@ -130,7 +130,8 @@ pub(super) fn save(
     write_dir_atomic(&folder, |dir| {
         Classifier::save(model, about, &dir.join(MODEL))?;
         let path = dir.join(OPTIMIZER);
-        fs::write(&path, velocities_to_bytes(optimizer)?).map_err(|error| RecordError::io("write", &path, error))?;
+        fs::write(&path, velocities_to_bytes(optimizer)?)
+            .map_err(|error| RecordError::io("write", &path, error))?;
         let files = [MODEL, OPTIMIZER].map(|name| sum(dir, name)).into_iter().collect::<Result<_>>()?;
         let state = State { progress: progress.clone(), files };
         let json = serde_json::to_vec_pretty(&state).map_err(Error::run)?;
@@ -193,7 +194,8 @@ fn all(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     for entry in fs::read_dir(&root).map_err(Error::io("read", &root))? {
         let entry = entry.map_err(Error::io("read", &root))?;
         let name = entry.file_name();
-        let step = name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|step| step.parse().ok());
+        let step =
+            name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|step| step.parse().ok());
         found.extend(step.map(|step: u64| (step, entry.path())));
     }
     found.sort_unstable_by_key(|(step, _)| std::cmp::Reverse(*step));
@@ -213,7 +215,8 @@ fn verify(folder: &Path) -> Result<State, String> {
         let Some(file) = state.files.iter().find(|file| file.name == expected) else {
             return Err(format!("{STATE} does not mention {expected}"));
         };
-        let got_bytes = fs::metadata(folder.join(expected)).map_err(|error| format!("{expected}: {error}"))?.len();
+        let got_bytes =
+            fs::metadata(folder.join(expected)).map_err(|error| format!("{expected}: {error}"))?.len();
         if got_bytes != file.bytes {
             return Err(format!("{expected} has {got_bytes} bytes, expected {}", file.bytes));
         }
@@ -243,7 +246,8 @@ fn velocities_to_bytes(optimizer: &Sgd) -> Result<Vec<u8>> {
 
 /// Velocities that are those of `model`'s parameters, value for value.
 fn velocities_from_bytes(bytes: &[u8], model: &ResNet) -> Result<Vec<(String, TensorData)>> {
-    let wrong = |why: String| Error::run(format!("the checkpoint's {OPTIMIZER} is of another network: {why}"));
+    let wrong =
+        |why: String| Error::run(format!("the checkpoint's {OPTIMIZER} is of another network: {why}"));
     let file = SafeTensors::deserialize(bytes).map_err(|error| wrong(error.to_string()))?;
     let lengths: HashMap<_, _> =
         model.params().into_iter().map(|param| (param.name, param.shape.iter().product::<usize>())).collect();

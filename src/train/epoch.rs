@@ -30,12 +30,17 @@ pub(super) enum Pace {
 /// Losses are read one step late, so that a device which works ahead of the host is never waited for.
 pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -> Result<Pace> {
     let phase = run.plan.schedule.phase(first.phase);
-    let last_step = session.progress.step + run.plan.schedule.steps_per_epoch(first.phase) - first.step_in_epoch;
+    let last_step =
+        session.progress.step + run.plan.schedule.steps_per_epoch(first.phase) - first.step_in_epoch;
     let mut loader = Loader::new(
         run.data.train.clone(),
         LoaderConfig {
             start_batch: first.step_in_epoch as usize,
-            pass: Pass::Train { seed: run.plan.config.seed, epoch: first.epoch.into(), tail: crate::config::TAIL },
+            pass: Pass::Train {
+                seed: run.plan.config.seed,
+                epoch: first.epoch.into(),
+                tail: crate::config::TAIL,
+            },
             ..run.loader_config(train_transform(phase), phase.batch_size)
         },
     )?;

@@ -58,7 +58,8 @@ impl Sgd {
     /// Puts back velocities that [`state`](Self::state) gave, onto the device of `model`.
     pub fn restore(&mut self, state: Vec<(String, TensorData)>, model: &ResNet) {
         let device = model.devices().into_iter().next().unwrap_or_default().without_autodiff();
-        self.velocity = state.into_iter().map(|(name, data)| (name, Tensor::from_data(data, &device))).collect();
+        self.velocity =
+            state.into_iter().map(|(name, data)| (name, Tensor::from_data(data, &device))).collect();
     }
 }
 

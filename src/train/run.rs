@@ -22,11 +22,13 @@ use super::{
     optimizer::Sgd,
 };
 use crate::{
-    config::{BadFiles, CheckpointConfig, Plan},
-    data::{Channels, Loader, LoaderConfig, OnBadFile, Pair, Pass, Transform},
+    config::{CheckpointConfig, Plan},
+    data::{Channels, Loader, LoaderConfig, Pair, Pass, Transform},
     error::{Error, Result},
     recipe::{Position, Schedule},
-    record::{self, EndReason, EndRow, EpochRow, Moment, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals},
+    record::{
+        self, EndReason, EndRow, EpochRow, Moment, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
+    },
 };
 
 /// Everything a run is given.
@@ -128,9 +130,13 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
             return Ok(EndReason::Stopped);
         };
         session.end_epoch(run, accuracy)?;
-        let target_reached = run.plan.target.is_some_and(|target| target.is_reached(accuracy.top1, accuracy.top5));
+        let target_reached =
+            run.plan.target.is_some_and(|target| target.is_reached(accuracy.top1, accuracy.top5));
         let through = session.progress.epochs_done == schedule.num_epochs();
-        if target_reached || through || run.plan.config.checkpoint.is_due_after_epoch(session.progress.epochs_done) {
+        if target_reached
+            || through
+            || run.plan.config.checkpoint.is_due_after_epoch(session.progress.epochs_done)
+        {
             session.save(run)?;
         }
         if target_reached {
@@ -146,8 +152,10 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     let mut model = plan.model.init_with_last_gain(plan.config.seed, &device.clone().autodiff(), last_gain);
     let mut optimizer = Sgd::new(&plan.config.optimizer, &model);
     let restored = if resume { checkpoint::restore(out, &mut model, &mut optimizer)? } else { None };
-    let totals =
-        Totals { epochs: plan.schedule.num_epochs(), images: plan.schedule.num_images() * rank.world_size().count() as u64 };
+    let totals = Totals {
+        epochs: plan.schedule.num_epochs(),
+        images: plan.schedule.num_images() * rank.world_size().count() as u64,
+    };
     let mut shown = record::Progress::new(totals, mode);
 
     let (progress, recorder) = match restored {
@@ -214,10 +222,7 @@ impl Run<'_> {
             rank: self.rank,
             num_workers: data.num_workers,
             batches_ahead: data.batches_ahead,
-            on_bad_file: match data.on_bad_file {
-                BadFiles::Fail => OnBadFile::Fail,
-                BadFiles::Skip => OnBadFile::Skip,
-            },
+            on_bad_file: data.on_bad_file,
             ..LoaderConfig::new(transform, self.channels, batch_size, Pass::Evaluate)
         }
     }
@@ -282,16 +287,20 @@ impl Session {
     /// Where the next step stands.
     pub(super) fn next_position(&self, schedule: &Schedule) -> Result<Position> {
         let step = self.progress.step + 1;
-        schedule.position(step).ok_or_else(|| Error::run(format!("step {step} is past the end of the schedule")))
+        schedule
+            .position(step)
+            .ok_or_else(|| Error::run(format!("step {step} is past the end of the schedule")))
     }
 
     /// Where the last step stood, or the first will.
     fn last_position(&self, schedule: &Schedule) -> Position {
-        schedule.position(self.progress.step.max(1)).expect("a schedule has a first step, and none past its last")
+        schedule
+            .position(self.progress.step.max(1))
+            .expect("a schedule has a first step, and none past its last")
     }
 
     pub(super) fn checkpoint_due(&self, config: &CheckpointConfig) -> bool {
-        config.every_steps > 0 && self.progress.step % config.every_steps == 0
+        config.every_steps > 0 && self.progress.step.is_multiple_of(config.every_steps)
     }
 
     /// Saves the whole state.

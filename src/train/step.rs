@@ -38,8 +38,7 @@ pub fn step(
     let mut losses = Vec::with_capacity(micro_batches);
     let mut ranks = Vec::with_capacity(micro_batches);
     for (images, targets) in images.chunk(micro_batches, 0).into_iter().zip(targets.chunk(micro_batches, 0)) {
-        let micro_loss =
-            |logits| loss::cross_entropy(logits, targets.clone(), smoothing).mul_scalar(share);
+        let micro_loss = |logits| loss::cross_entropy(logits, targets.clone(), smoothing).mul_scalar(share);
         let staged = backward_staged(model, images, micro_loss, |_, segment| add(model, &mut sum, segment));
         losses.push(staged.loss);
         ranks.push(loss::target_rank(staged.logits, targets.without_autodiff()));
