@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let loss = loss.forward(model.forward(images.clone()), targets.clone());
         println!("step {step}: loss {:.4}", loss.clone().into_scalar::<f32>());
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        model = optimizer.step(0.05, model, gradients);
+        model = optimizer.step(0.5, model, gradients);
     }
 
     // A file that torchvision's names fit, read back for a task of 3 classes: the body stays, the head is new.

@@ -1,6 +1,6 @@
 //! Train on a folder of one's own: `train_folder PICTURES`, where each class has a folder in PICTURES.
 //!
-//! Without an argument it paints pictures, light above dark and dark above light, and trains on those for seconds.
+//! Without an argument it paints pictures of stripes, lying and standing, and trains on those for seconds.
 
 use std::{env, error::Error, path::Path};
 
@@ -21,8 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if sources.data.is_none() {
         sources.data = Some(scratch.path().join("pictures"));
         paint(&scratch.path().join("pictures"))?;
-        let short =
-            ["phase.0.epochs=1", "phase.1.epochs=3", "phase.0.batch_size=16", "phase.1.batch_size=16"];
+        let short = ["phase.0.epochs=2", "phase.1.epochs=4", "phase.0.batch_size=8", "phase.1.batch_size=8"];
         sources.set = short.map(String::from).to_vec();
     }
     let config = sources.resolve()?;
@@ -48,10 +47,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// 40 pictures of each class, a folder each.
 fn paint(folder: &Path) -> Result<(), Box<dyn Error>> {
-    for (class, light_above) in [("light-above", true), ("light-below", false)] {
+    for (class, lying) in [("lying", true), ("standing", false)] {
         std::fs::create_dir_all(folder.join(class))?;
         for i in 0..40 {
-            let shade = |_, y| Luma([if (y < 24) == light_above { 200 + i } else { 20 + i }]);
+            let shade = |x, y| Luma([if (if lying { y } else { x } + i) % 12 < 6 { 220 } else { 30 }]);
             GrayImage::from_fn(48, 48, shade).save(folder.join(class).join(format!("{i}.png")))?;
         }
     }
