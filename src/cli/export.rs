@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use burn::module::Module;
-
 use super::device;
 use crate::{error::Result, train::Classifier};
 
@@ -25,7 +23,7 @@ pub(super) fn export(args: &Args) -> Result<()> {
         "{}: ResNet-{}, {} parameters, {} classes",
         args.out.display(),
         classifier.model.config().depth(),
-        classifier.model.num_params(),
+        classifier.model.config().num_params(),
         classifier.model.config().num_classes()
     );
     Ok(())

@@ -116,8 +116,11 @@ impl Plan {
         let model = model(&config, data)?;
         check_optimizer(&config)?;
         for (index, phase) in config.phase.iter().enumerate() {
-            check_phase(phase, config.optimizer.micro_batches)
-                .map_err(|why| Error::usage(format!("phase {}: {why}", index + 1)))?;
+            let wrong = |why: String| Error::usage(format!("phase {}: {why}", index + 1));
+            let micro_batches = config.optimizer.micro_batches;
+            check_phase(phase, micro_batches).map_err(wrong)?;
+            let (batch, size) = (phase.batch_size / micro_batches, phase.size as usize);
+            model.check_train_batch(batch, size, size).map_err(|error| wrong(error.to_string()))?;
         }
         let schedule = Schedule::new(&config.phase, |phase| {
             let Some(rank) = Rank::new(0, world_size).filter(|_| data.num_train > 0) else { return 0 };

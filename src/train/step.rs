@@ -24,7 +24,7 @@ pub struct StepResult {
 /// whole batch gives, but for batch norm, which sees one micro-batch at a time.
 ///
 /// # Shapes
-/// `images` is `[n, channels, height, width]` on the model's autodiff device, `targets` `[n]`.
+/// `images` is `[n, channels, height, width]`, `targets` `[n]`, both off the graph, as a batch comes.
 pub fn step(
     model: &mut ResNet,
     optimizer: &mut Sgd,
@@ -38,10 +38,11 @@ pub fn step(
     let mut losses = Vec::with_capacity(micro_batches);
     let mut ranks = Vec::with_capacity(micro_batches);
     for (images, targets) in images.chunk(micro_batches, 0).into_iter().zip(targets.chunk(micro_batches, 0)) {
-        let micro_loss = |logits| loss::cross_entropy(logits, targets.clone(), smoothing).mul_scalar(share);
+        let (images, on_graph) = (Tensor::from_inner(images), Tensor::from_inner(targets.clone()));
+        let micro_loss = |logits| loss::cross_entropy(logits, on_graph, smoothing).mul_scalar(share);
         let staged = backward_staged(model, images, micro_loss, |_, segment| add(model, &mut sum, segment));
         losses.push(staged.loss);
-        ranks.push(loss::target_rank(staged.logits, targets.without_autodiff()));
+        ranks.push(loss::target_rank(staged.logits, targets));
     }
     *model = optimizer.step(lr, model.clone(), sum);
     StepResult { loss: Tensor::cat(losses, 0).sum(), target_ranks: Tensor::cat(ranks, 0) }
