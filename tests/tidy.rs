@@ -1,6 +1,8 @@
 //! The rules of the house that no compiler checks: how files open, how long they are, who may use whom, that documents
 //! point at what is there. Reads the working tree as text.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     path::{Component, Path, PathBuf},
