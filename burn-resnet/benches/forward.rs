@@ -1,5 +1,6 @@
-//! Time of a forward pass and of a training step (forward and backward): ResNet-8 of width 16 on 32 images of 32 px, and
-//! ResNet-50 on 8 images of 64 px. On the default device of what is compiled in.
+//! Time of a forward pass and of a training step (forward and backward): ResNet-8 of width 16 on 128 grey images of 28 px,
+//! and ResNet-50 on 8 images of 64 and of 224 px. On the default device of what is compiled in.
+//! PyTorch's figures at the same shapes: benches/peers/torch_step.py.
 
 use std::hint::black_box;
 
@@ -10,14 +11,18 @@ use burn_resnet::{Depth, ResNetConfig, backward_staged};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn forward(c: &mut Criterion) {
-    for (depth, batch, size) in [(Depth::D8, 32, 32), (Depth::D50, 8, 64)] {
-        let config = ResNetConfig::new(depth, 10).expect("ten classes are possible");
+    for (depth, batch, channels, size) in
+        [(Depth::D8, 128, 1, 28), (Depth::D50, 8, 3, 64), (Depth::D50, 8, 3, 224)]
+    {
+        let config = ResNetConfig::new(depth, 10).and_then(|config| config.with_channels(channels));
+        let config = config.expect("ten classes and these channels are possible");
         let device = Device::default();
         let train = device.clone().autodiff();
         let model = config.init(1, &train);
         let valid = model.valid();
-        let images =
-            |device| Tensor::<4>::random([batch, 3, size, size], Distribution::Normal(0.0, 1.0), device);
+        let images = |device| {
+            Tensor::<4>::random([batch, channels, size, size], Distribution::Normal(0.0, 1.0), device)
+        };
         let (x, x_train) = (images(&device), images(&train));
 
         let mut group = c.benchmark_group(format!("resnet{depth}-{size}px"));

@@ -1,7 +1,7 @@
 //! Writing weights that PyTorch loads strictly: safetensors with torchvision's names, whole or not at all.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -39,10 +39,11 @@ fn write(path: &Path, model: &ResNet, metadata: &BTreeMap<String, String>) -> io
         let data = tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect();
         views.push((tensor.name, Bytes { dtype: Dtype::F32, shape: tensor.shape, data }));
     }
-    let mut header: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    header.insert("format".into(), "pt".into());
-    header.insert("burn_resnet.config".into(), serde_json::to_string(model.config())?);
-    let bytes = safetensors::serialize(views, Some(header)).map_err(io::Error::other)?;
+    let mut metadata = metadata.clone();
+    metadata.insert("format".into(), "pt".into());
+    metadata.insert("burn_resnet.config".into(), serde_json::to_string(model.config())?);
+    let bytes = safetensors::serialize(views, None).map_err(io::Error::other)?;
+    let bytes = with_metadata(&bytes, &metadata)?;
 
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
@@ -57,6 +58,20 @@ fn write(path: &Path, model: &ResNet, metadata: &BTreeMap<String, String>) -> io
     #[cfg(unix)]
     std::fs::File::open(folder)?.sync_all()?;
     Ok(())
+}
+
+/// The file with metadata, in the order of its keys: the `safetensors` crate writes them in a random one, and the same
+/// model is to give the same file.
+fn with_metadata(file: &[u8], metadata: &BTreeMap<String, String>) -> io::Result<Vec<u8>> {
+    let (length, rest) = file.split_first_chunk().expect("8 bytes of length come first");
+    let (tensors, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header = b"{\"__metadata__\":".to_vec();
+    serde_json::to_writer(&mut header, metadata)?;
+    header.push(b',');
+    header.extend_from_slice(tensors.strip_prefix(b"{").expect("the header is an object"));
+    // Tensors begin at a multiple of 8.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok([&(header.len() as u64).to_le_bytes(), header.as_slice(), data].concat())
 }
 
 struct Bytes {
