@@ -57,3 +57,7 @@ pub mod record;
 pub mod train;
 
 pub use error::{Error, Result};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -80,7 +80,7 @@ pub struct DataConfig {
     pub batches_ahead: usize,
     /// What happens at a picture that cannot be read: `fail` or `skip`.
     pub on_bad_file: OnBadFile,
-    /// Mean of each channel on a scale of 0 to 1; the data set's own if absent.
+    /// Mean of each channel on a scale of 0 to 1; ImageNet's if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<Vec<f32>>,
     /// Standard deviation of each channel.

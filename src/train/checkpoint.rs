@@ -140,7 +140,10 @@ pub(super) fn save(
     })
     .map_err(|error: Error| error)?;
     write_atomic(&root.join(LATEST), name.as_bytes())?;
-    for (_, old) in all(run)?.into_iter().skip(keep) {
+    // What lies further on was damaged, or the run would have gone on from there: it must not count as kept.
+    let (further, so_far): (Vec<_>, Vec<_>) =
+        all(run)?.into_iter().partition(|(step, _)| *step > progress.step);
+    for (_, old) in further.into_iter().chain(so_far.into_iter().skip(keep)) {
         fs::remove_dir_all(&old).map_err(Error::io("remove", &old))?;
     }
     Ok(folder)

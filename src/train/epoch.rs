@@ -6,7 +6,8 @@ use super::{
     checkpoint::EpochTotals,
     input::train_transform,
     loss,
-    run::{Run, Session},
+    run::Run,
+    session::Session,
     step::{StepResult, step},
 };
 use crate::{

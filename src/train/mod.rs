@@ -3,6 +3,7 @@
 //! | file | job |
 //! |---|---|
 //! | `run` | the loop over epochs, readable from top to bottom |
+//! | `session` | what changes during a run: network, optimizer, counters, clock |
 //! | `epoch`, `step` | one pass over the data; one update of the weights |
 //! | `input`, `loss`, `optimizer` | bytes to tensors; logits to a number; gradients to weights |
 //! | `evaluate` | exact accuracy over a whole data set |
@@ -17,6 +18,7 @@ mod input;
 mod loss;
 mod optimizer;
 mod run;
+mod session;
 mod step;
 
 pub use checkpoint::{EpochTotals, Progress};

@@ -1,0 +1,173 @@
+//! What changes during a run, and what is said of it: network, optimizer, counters, clock; checkpoint, evaluation, rows.
+
+use std::time::Instant;
+
+use burn::module::Module;
+use burn_resnet::ResNet;
+
+use super::{
+    checkpoint::{self, Progress},
+    evaluate::{Accuracy, evaluate},
+    input::Normalizer,
+    optimizer::Sgd,
+    run::Run,
+};
+use crate::{
+    config::CheckpointConfig,
+    data::{Loader, Transform},
+    error::{Error, Result},
+    recipe::{Position, Schedule},
+    record::{EpochRow, Moment, PhaseRow},
+};
+
+/// What changes during a run: network, optimizer, counters, clock.
+pub(super) struct Session {
+    pub(super) model: ResNet,
+    pub(super) optimizer: Sgd,
+    pub(super) normalizer: Normalizer,
+    pub(super) progress: Progress,
+    pub(super) accuracy: Option<Accuracy>,
+    last_saved: Option<u64>,
+    started: Instant,
+    elapsed_before_s: f64,
+    lap_started: Instant,
+}
+
+impl Session {
+    /// Takes up a run at `progress`.
+    pub(super) fn new(model: ResNet, optimizer: Sgd, normalizer: Normalizer, progress: Progress) -> Self {
+        let now = Instant::now();
+        Self {
+            model,
+            optimizer,
+            normalizer,
+            started: now,
+            elapsed_before_s: progress.elapsed_s,
+            lap_started: now,
+            // There is progress only if a checkpoint had it.
+            last_saved: Some(progress.step).filter(|&step| step > 0),
+            progress,
+            accuracy: None,
+        }
+    }
+
+    /// Where the next step stands, if it belongs to the epoch that is under way.
+    pub(super) fn rest_of_epoch(&self, schedule: &Schedule) -> Option<Position> {
+        schedule.position(self.progress.step + 1).filter(|at| at.epoch == self.progress.epochs_done)
+    }
+
+    /// Where the next step stands.
+    pub(super) fn next_position(&self, schedule: &Schedule) -> Result<Position> {
+        let step = self.progress.step + 1;
+        schedule
+            .position(step)
+            .ok_or_else(|| Error::run(format!("step {step} is past the end of the schedule")))
+    }
+
+    /// Where the last step stood, or the first will.
+    pub(super) fn last_position(&self, schedule: &Schedule) -> Position {
+        schedule
+            .position(self.progress.step.max(1))
+            .expect("a schedule has a first step, and none past its last")
+    }
+
+    pub(super) fn checkpoint_due(&self, config: &CheckpointConfig) -> bool {
+        config.every_steps > 0 && self.progress.step.is_multiple_of(config.every_steps)
+    }
+
+    /// Saves the whole state.
+    pub(super) fn save(&mut self, run: &mut Run<'_>) -> Result<()> {
+        let Some(recorder) = &run.observer.recorder else { return Ok(()) };
+        self.progress.metrics_bytes = recorder.position()?;
+        self.progress.elapsed_s = self.elapsed_s();
+        let at = self.last_position(&run.plan.schedule);
+        let about = run.about(run.plan.schedule.phase(at.phase).validation());
+        let keep = run.plan.config.checkpoint.keep;
+        checkpoint::save(run.out, keep, &self.model, &about, &self.optimizer, &self.progress)?;
+        self.last_saved = Some(self.progress.step);
+        self.lap_started = Instant::now();
+        Ok(())
+    }
+
+    pub(super) fn last_checkpoint_in_words(&self) -> String {
+        match self.last_saved {
+            Some(step) => format!("the checkpoint of step {step} is kept"),
+            None => "there is no checkpoint yet".into(),
+        }
+    }
+
+    /// Evaluates the network as it stands; `None` if the user stopped it.
+    pub(super) fn evaluate(&mut self, run: &mut Run<'_>) -> Result<Option<Accuracy>> {
+        let at = self.last_position(&run.plan.schedule);
+        let phase = run.plan.schedule.phase(at.phase);
+        let (size, resize) = phase.validation();
+        let transform = Transform::CenterCrop { size: size as usize, resize: resize as usize };
+        let loader = Loader::new(run.data.val.clone(), run.loader_config(transform, phase.batch_size))?;
+        let stop = run.stop;
+        evaluate(&self.model.valid(), &self.normalizer, loader, |_| {}, || stop.requested())
+    }
+
+    pub(super) fn end_epoch(&mut self, run: &mut Run<'_>, accuracy: Accuracy) -> Result<()> {
+        let at = self.last_position(&run.plan.schedule);
+        self.progress.epochs_done += 1;
+        self.progress.skipped_images += accuracy.num_skipped;
+        self.progress.last_accuracy = Some((accuracy.top1, accuracy.top5));
+        self.accuracy = Some(accuracy);
+        let totals = &self.progress.epoch;
+        let mean = |sum: f64| Some(sum / totals.images as f64);
+        let skipped = self.progress.skipped_images;
+        let row = EpochRow {
+            at: self.moment(at),
+            lr: Some(at.lr),
+            train_loss: mean(totals.loss),
+            train_top1: mean(100.0 * totals.top1 as f64),
+            train_top5: mean(100.0 * totals.top5 as f64),
+            val_loss: Some(accuracy.loss),
+            val_top1: Some(accuracy.top1),
+            val_top5: Some(accuracy.top5),
+            val_images: Some(accuracy.num_images),
+            images_per_s: Some(totals.images as f64 / totals.train_s),
+            data_wait_s: Some(totals.data_wait_s),
+            skipped_images: (skipped > 0).then_some(skipped),
+            ..EpochRow::default()
+        };
+        run.observer.epoch(&row)?;
+        self.lap_started = Instant::now();
+        Ok(())
+    }
+
+    pub(super) fn phase_row(&self, run: &Run<'_>, first: Position) -> PhaseRow {
+        let phase = run.plan.schedule.phase(first.phase);
+        let (lr, lr_end) = phase.lr.ends();
+        PhaseRow {
+            at: self.moment(first),
+            size: Some(phase.size),
+            batch_size: Some(phase.batch_size as u32),
+            global_batch_size: Some((phase.batch_size * run.rank.world_size().count()) as u32),
+            epochs: Some(run.plan.schedule.epochs_of(first.phase)),
+            lr: Some(lr),
+            lr_end: Some(lr_end),
+        }
+    }
+
+    /// The present, as a row says it, of a run that is at `at`.
+    pub(super) fn moment(&self, at: Position) -> Moment {
+        Moment {
+            epoch: at.epoch,
+            step: self.progress.step,
+            phase: at.phase as u32,
+            images: self.progress.images,
+            elapsed_s: self.elapsed_s(),
+        }
+    }
+
+    fn elapsed_s(&self) -> f64 {
+        self.elapsed_before_s + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Seconds of training since the last step's numbers came.
+    pub(super) fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        (now - std::mem::replace(&mut self.lap_started, now)).as_secs_f64()
+    }
+}
