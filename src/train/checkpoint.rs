@@ -76,6 +76,7 @@ pub struct EpochTotals {
     /// Images.
     pub images: u64,
     /// The sum of their losses.
+    #[serde(with = "bits")]
     pub loss: f64,
     /// How many had their class first.
     pub top1: u64,
@@ -85,6 +86,19 @@ pub struct EpochTotals {
     pub train_s: f64,
     /// Seconds of them that were spent waiting for a batch.
     pub data_wait_s: f64,
+}
+
+/// A number as its bits: read as a decimal it may come back off by the last one.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(value.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
