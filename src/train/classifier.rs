@@ -102,11 +102,12 @@ impl Classifier {
 /// Starts `model` from the weights at `path`; a head for other classes starts afresh. Returns whether it did.
 ///
 /// # Errors
-/// [`Error::Weights`] names what does not fit.
+/// [`Error::Weights`] if there are no weights; [`Error::Run`] names what does not fit.
 pub(super) fn start_from(path: &Path, model: &mut ResNet) -> Result<bool> {
     let file = WeightsFile::open(weights_path(path)?)?;
     let num_classes = model.config().num_classes();
-    file.load_into(model, HeadPolicy::Reinit)?;
+    file.load_into(model, HeadPolicy::Reinit)
+        .map_err(|why| Error::run(format!("cannot start from {}: {why}", path.display())))?;
     Ok(file.config().is_ok_and(|config| config.num_classes() != num_classes))
 }
 
