@@ -122,8 +122,9 @@ fn killed_at_random_steps_and_resumed_it_ends_the_same() {
 #[test]
 fn killed_around_the_end_of_an_epoch_and_a_phase_switch_it_ends_the_same() {
     let bench = Bench::new(&[]);
+    type Wanted<'a> = &'a dyn Fn(&str) -> bool;
     let in_evaluation = step_row(STEPS_PER_EPOCH);
-    let kills: [(&str, &dyn Fn(&str) -> bool); 4] = [
+    let kills: [(&str, Wanted<'_>); 4] = [
         ("evaluating", &|rows| rows.contains(&in_evaluation)),
         ("epoch", &|rows| rows.contains("\"event\":\"epoch\"")),
         ("phase", &|rows| rows.matches("\"event\":\"phase\"").count() == 2),
