@@ -13,12 +13,10 @@ use crate::{
     config::{DataFacts, Plan, Sources, TrainConfig},
     data::{self, Location, Pair},
     error::{Error, Result},
-    record::{DawnInfo, EndReason, ProgressMode, RunInfo, write_atomic},
-    train::{Job, Outcome, Stop, run},
+    record::{DawnInfo, EndReason, ProgressMode, RunInfo},
+    train::{CONFIG, Job, Outcome, Stop, run},
 };
 
-/// The file in a run's folder that repeats the run.
-const CONFIG: &str = "config.toml";
 /// Seconds between two lines of progress where there is no terminal.
 const HEARTBEAT_S: f64 = 10.0;
 
@@ -61,7 +59,7 @@ pub(super) struct Args {
 pub(super) fn train(args: Args) -> Result<()> {
     let Args { preset, config, data, device, out, resume, stop_at, set, dry_run } = args;
     let sources = Sources { preset, config, set, data, device, stop_at };
-    let config = match out.as_deref().filter(|_| resume).map(|out| out.join(CONFIG)) {
+    let mut config = match out.as_deref().filter(|_| resume).map(|out| out.join(CONFIG)) {
         Some(path) if path.exists() => resumed(&sources, path)?,
         _ => sources.resolve()?,
     };
@@ -69,6 +67,7 @@ pub(super) fn train(args: Args) -> Result<()> {
         print!("{}", to_toml(&config)?);
         return Ok(());
     }
+    make_absolute(&mut config)?;
     let device = device::find(&config.device)?;
     let pictures = open_pictures(&config)?;
     let facts = DataFacts::of(&pictures.train);
@@ -77,7 +76,7 @@ pub(super) fn train(args: Args) -> Result<()> {
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let out =
         out.unwrap_or_else(|| Path::new("runs").join(format!("{}-{}", plan.config.name, time_name(now_s))));
-    prepare_folder(&out, resume, &plan.config)?;
+    check_folder(&out, resume)?;
     eprintln!(
         "{}: ResNet-{} of {} parameters on {} training and {} validation images of {} classes; run in {}",
         plan.config.name,
@@ -128,22 +127,15 @@ fn open_pictures(config: &TrainConfig) -> Result<Pair> {
     Ok(data::open_pair(&location, None, config.data.val_fraction)?)
 }
 
-/// Makes the run's folder with its configuration, or checks that it is there to go on in.
-fn prepare_folder(out: &Path, resume: bool, config: &TrainConfig) -> Result<()> {
-    let path = out.join(CONFIG);
-    if path.exists() {
-        if resume {
-            return Ok(());
-        }
-        return Err(Error::usage(format!(
-            "{} holds a run already: give --resume to go on with it, or another --out",
-            out.display()
-        )));
+/// Refuses a folder that another run has.
+fn check_folder(out: &Path, resume: bool) -> Result<()> {
+    if resume || !out.join(CONFIG).exists() {
+        return Ok(());
     }
-    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-    let mut config = config.clone();
-    make_absolute(&mut config)?;
-    Ok(write_atomic(&path, to_toml(&config)?.as_bytes())?)
+    Err(Error::usage(format!(
+        "{} holds a run already: give --resume to go on with it, or another --out",
+        out.display()
+    )))
 }
 
 /// Paths that mean the same wherever the configuration is used from.

@@ -19,7 +19,7 @@ use std::{
 use burn::tensor::{DType, TensorData};
 use burn_resnet::{
     ResNet,
-    weights::{HeadPolicy, WeightsFile},
+    weights::{self, HeadPolicy, NamedTensor, WeightsFile},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
@@ -118,10 +118,11 @@ struct FileSum {
 /// Saves the state under `run`, keeps the newest `keep` checkpoints, and returns the folder.
 ///
 /// # Errors
-/// [`Error::Record`] or [`Error::Weights`] if something cannot be written; earlier checkpoints are untouched.
+/// [`Error::Run`] if a weight is no longer finite; [`Error::Record`] or [`Error::Weights`] if something cannot be
+/// written. Earlier checkpoints are untouched.
 ///
 /// # Cost
-/// Two reads of every parameter from the device; weights twice the size of the model on disk; a dozen fsyncs.
+/// Three reads of every parameter from the device; weights twice the size of the model on disk; a dozen fsyncs.
 pub(super) fn save(
     run: &Path,
     keep: usize,
@@ -130,6 +131,13 @@ pub(super) fn save(
     optimizer: &Sgd,
     progress: &Progress,
 ) -> Result<PathBuf> {
+    let is_finite = |tensor: &NamedTensor| tensor.data.iter().all(|value| value.is_finite());
+    if let Some(ruined) = weights::to_named(model).into_iter().find(|tensor| !is_finite(tensor)) {
+        return Err(Error::run(format!(
+            "{} is no longer finite after step {}: the learning rate may be too high; earlier checkpoints are kept",
+            ruined.name, progress.step
+        )));
+    }
     let root = run.join("checkpoints");
     let name = format!("step-{}", progress.step);
     let folder = root.join(&name);

@@ -75,7 +75,9 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
             settle(run, session, before)?;
         }
         let stopped = run.stop.requested();
-        if stopped || session.checkpoint_due(&run.plan.config.checkpoint) {
+        // At the epoch's last step the state is saved after the evaluation, so that a step has one state.
+        let due = session.progress.step < last_step && session.checkpoint_due(&run.plan.config.checkpoint);
+        if stopped || due {
             settle(run, session, in_flight.take().expect("just put there"))?;
             session.save(run)?;
         }

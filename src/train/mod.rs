@@ -27,5 +27,5 @@ pub use evaluate::{Accuracy, evaluate};
 pub use input::Normalizer;
 pub use loss::{cross_entropy, target_rank};
 pub use optimizer::Sgd;
-pub use run::{Job, Outcome, Stop, run};
+pub use run::{CONFIG, Job, Outcome, Stop, run};
 pub use step::{StepResult, step};

@@ -23,9 +23,15 @@ use super::{
 use crate::{
     config::Plan,
     data::{Channels, LoaderConfig, Pair, Pass, Transform},
-    error::Result,
-    record::{self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals},
+    error::{Error, Result},
+    record::{
+        self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
+        write_atomic,
+    },
 };
+
+/// The file in a run's folder that repeats the run.
+pub const CONFIG: &str = "config.toml";
 
 /// Everything a run is given.
 #[derive(Debug)]
@@ -129,10 +135,9 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
         let target_reached =
             run.plan.target.is_some_and(|target| target.is_reached(accuracy.top1, accuracy.top5));
         let through = session.progress.epochs_done == schedule.num_epochs();
-        if target_reached
-            || through
-            || run.plan.config.checkpoint.is_due_after_epoch(session.progress.epochs_done)
-        {
+        let config = &run.plan.config.checkpoint;
+        let due = config.is_due_after_epoch(session.progress.epochs_done) || session.checkpoint_due(config);
+        if target_reached || through || due {
             session.save(run)?;
         }
         if target_reached {
@@ -176,6 +181,12 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
             }
             // A run that was killed before its first checkpoint left rows that are to be forgotten.
             let begun = resume && out.join("metrics.jsonl").exists();
+            // Only now: a run that cannot start leaves no folder that would be in the way of the next try.
+            if rank.is_main() && !out.join(CONFIG).exists() {
+                std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+                let toml = toml::to_string(&plan.config).map_err(Error::run)?;
+                write_atomic(&out.join(CONFIG), toml.as_bytes())?;
+            }
             let recorder = rank.is_main().then(|| {
                 if begun { Recorder::resume(out, 0, info, now_s) } else { Recorder::create(out, info, now_s) }
             });
