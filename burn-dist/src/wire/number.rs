@@ -1,0 +1,1 @@
+//! Number formats on the wire: what a buffer's elements become when they travel.
