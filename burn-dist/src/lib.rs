@@ -9,6 +9,7 @@ mod control;
 pub mod env;
 pub mod error;
 pub mod flight;
+mod interface;
 pub mod limits;
 pub mod rank;
 mod rendezvous;
