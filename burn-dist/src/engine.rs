@@ -138,7 +138,14 @@ impl Engine {
         let mut carried = Carried { seconds: started.elapsed().as_secs_f64(), ..Carried::default() };
         for (lane, result) in results.into_iter().enumerate() {
             let of_lane = result?;
-            self.trace.add(Span::of(&name, lane, bytes / num_stripes, started, of_lane.seconds, of_lane.wait_s));
+            self.trace.add(Span::of(
+                &name,
+                lane,
+                bytes / num_stripes,
+                started,
+                of_lane.seconds,
+                of_lane.wait_s,
+            ));
             carried.not_finite |= of_lane.not_finite;
             carried.wait_s = carried.wait_s.max(of_lane.wait_s);
         }
@@ -229,7 +236,7 @@ fn wait(machine: &Machine, links: &[Link], patience: Duration) -> io::Result<()>
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
 }
 

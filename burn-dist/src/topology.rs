@@ -1,11 +1,7 @@
 //! Which way operations go in a job, and whom a rank must be connected to for it. A function of who shares a machine.
 
 use crate::{
-    collective::{
-        doubling,
-        hierarchical::Levels,
-        ring::Ring,
-    },
+    collective::{doubling, hierarchical::Levels, ring::Ring},
     config::{Agreed, Algorithm},
     rendezvous::{LinkId, Roster},
 };
@@ -60,7 +56,9 @@ impl Topology {
         match agreed.algorithm {
             Algorithm::Auto if bytes <= agreed.small_bytes => Algorithm::Doubling,
             // One machine, or one rank a machine: one level.
-            Algorithm::Auto if self.levels.num_machines == 1 || self.levels.num_shards == 1 => Algorithm::Ring,
+            Algorithm::Auto if self.levels.num_machines == 1 || self.levels.num_shards == 1 => {
+                Algorithm::Ring
+            }
             Algorithm::Auto => Algorithm::Hierarchical,
             chosen => chosen,
         }

@@ -4,7 +4,10 @@
 //! Format: "Trace Event Format", Google, 2016: complete events (`"ph": "X"`), times in microseconds.
 
 use std::{
-    sync::{Mutex, PoisonError, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -28,7 +31,14 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    pub(crate) fn of(name: &OpName, lane: usize, bytes: usize, started: Instant, seconds: f64, wait_s: f64) -> Self {
+    pub(crate) fn of(
+        name: &OpName,
+        lane: usize,
+        bytes: usize,
+        started: Instant,
+        seconds: f64,
+        wait_s: f64,
+    ) -> Self {
         Self { name: name.what.clone(), seq: name.seq, lane, bytes, started, seconds, wait_s }
     }
 }

@@ -54,8 +54,6 @@ pub(crate) struct Machine {
     received: Vec<Option<u32>>,
     /// Whether this rank's numbers, or those of any rank that it heard of, were not finite.
     pub(crate) not_finite: bool,
-    /// Seconds spent combining numbers.
-    pub(crate) reduce_s: f64,
 }
 
 /// Transfers with one peer, in order.
@@ -99,7 +97,6 @@ impl Machine {
             received: vec![None; schedule.receives.len()],
             schedule,
             not_finite,
-            reduce_s: 0.0,
         }
     }
 
@@ -116,6 +113,8 @@ impl Machine {
                 moved |= self.receive(index, links, buffer)?;
                 let queue = &self.queues[index];
                 let link = &mut links[queue.link];
+                // While it looked for frames it may have read that slots are free.
+                moved |= queue.wants_slot && link.has_free_slot();
                 let told = link.is_sending() || link.push_notice()?;
                 done &= queue.sends.len() == 0 && queue.receives.len() == 0 && told && !link.has_unsent();
             }
@@ -189,16 +188,13 @@ impl Machine {
                     bytes: bytes as u32,
                     slot: 0,
                 };
+                if link.is_shared() && !link.has_free_slot() && queue.receives.len() == 0 {
+                    // Slots come back as frames of their own; with nothing to receive nobody else reads them.
+                    link.header()?;
+                }
                 queue.wants_slot = !link.begin(header, payload)?;
                 if queue.wants_slot {
-                    // Slots come back as frames of their own; with nothing to receive nobody else would read them.
-                    if queue.receives.len() == 0 {
-                        link.header()?;
-                    }
-                    queue.wants_slot = !link.begin(header, payload)?;
-                    if queue.wants_slot {
-                        break 'frame false;
-                    }
+                    break 'frame false;
                 }
             }
             let payload: &[u8] = if native { cast_slice(numbers) } else { room(&mut encoded, bytes) };

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::{
-    chunk::segments,
+    chunk::{chunk, segments},
     schedule::{Action, Schedule},
 };
 
@@ -42,6 +42,15 @@ impl Ring {
     fn behind(&self, back: usize) -> usize {
         (self.me + 2 * self.len() - back) % self.len()
     }
+}
+
+/// Leaves the sum of everything with every member.
+///
+/// Cost: 2 (n - 1) steps, 2 (n - 1) / n S bytes a rank.
+pub(crate) fn all_reduce(schedule: &mut Schedule, ring: &Ring, whole: Range<usize>) {
+    let part = |index| chunk(&whole, ring.len(), index);
+    reduce_scatter(schedule, ring, part, true);
+    all_gather(schedule, ring, part);
 }
 
 /// Leaves the sum of chunk i with member i. `last`: that sum is final.

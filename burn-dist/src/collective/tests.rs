@@ -122,10 +122,7 @@ impl Job {
 }
 
 fn by_ring(schedule: &mut Schedule, rank: u32, n: u32, whole: Range<usize>) {
-    let ring = Ring::whole(rank, n);
-    let part = |index| chunk(&whole, ring.len(), index);
-    ring::reduce_scatter(schedule, &ring, part, true);
-    ring::all_gather(schedule, &ring, part);
+    ring::all_reduce(schedule, &Ring::whole(rank, n), whole);
 }
 
 fn by_doubling(schedule: &mut Schedule, rank: u32, n: u32, whole: Range<usize>) {

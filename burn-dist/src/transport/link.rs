@@ -75,6 +75,11 @@ impl Link {
         self.shared.is_some()
     }
 
+    /// Whether the next payload has a place in shared memory.
+    pub(crate) fn has_free_slot(&self) -> bool {
+        self.shared.as_ref().is_some_and(Shared::has_free_slot)
+    }
+
     /// Whether a frame of [`begin`](Self::begin) is not through yet.
     pub(crate) fn is_sending(&self) -> bool {
         self.out.in_frame

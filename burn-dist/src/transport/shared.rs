@@ -152,6 +152,11 @@ impl Shared {
         true
     }
 
+    /// Whether a payload has a place.
+    pub(crate) fn has_free_slot(&self) -> bool {
+        !self.free.is_empty()
+    }
+
     /// Whether all slots are empty.
     pub(crate) fn is_settled(&self) -> bool {
         self.taken.is_empty()
