@@ -86,7 +86,6 @@ impl Call<'_> {
                 "it did not accept our proof: it has another secret, or belongs to another job; give all ranks the \
                  same secret",
             )),
-            Ok(Verdict::NotWanted) => Err(self.lasting("it does not expect this connection")),
             Err(bad) => Err(self.lasting(stranger(bad))),
         }
     }

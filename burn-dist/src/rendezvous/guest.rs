@@ -42,17 +42,17 @@ pub(super) fn meet(identity: &Identity, config: &Config, manner: &Manner) -> Res
             Err(Failure::Passing(why)) => why,
         };
         let Identity { rank, master_addr, master_port, .. } = identity;
+        if Instant::now() >= report_at {
+            manner.say(format_args!("rank {rank}: waiting for rank 0 at {master_addr}:{master_port}: {why}"));
+            report_at = Instant::now() + manner.report_every;
+        }
+        std::thread::sleep(back_off(tries).min(patience.left()));
         if patience.is_over() {
             return Err(DistError::rendezvous(format!(
                 "rank {rank} did not meet rank 0 at {master_addr}:{master_port} within {:?}; last try: {why}",
                 config.timeouts.startup
             )));
         }
-        if Instant::now() >= report_at {
-            manner.say(format_args!("rank {rank}: waiting for rank 0 at {master_addr}:{master_port}: {why}"));
-            report_at = Instant::now() + manner.report_every;
-        }
-        std::thread::sleep(back_off(tries).min(patience.left()));
         tries += 1;
     }
 }

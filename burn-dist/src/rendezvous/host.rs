@@ -135,31 +135,21 @@ fn gather(
     let mut complaints = Complaints::new(manner.clone());
     let mut report_at = Instant::now() + manner.report_every;
     // When those who are still on their way had time to be named together with what is wrong already.
-    let mut settled_at = None;
+    let mut settled_at: Option<Instant> = None;
+    let (mut problems, mut missing) = look(main, guests);
     loop {
-        let joined: Vec<_> =
-            guests.iter().map(|guest| Joined { join: &guest.join, from: guest.from }).collect();
-        let (mut problems, missing) = (gather::problems(main, &joined), gather::missing(main, &joined));
-        let now = Instant::now();
-        let everybody_came = guests.len() + 1 >= main.world_size as usize;
         if problems.is_empty() && missing.is_empty() {
             return Ok(());
         }
-        if problems.is_empty() {
-            settled_at = None;
-        } else if settled_at.is_none() {
-            settled_at = Some(now + manner.settle);
-        }
+        let now = Instant::now();
+        let everybody_came = guests.len() + 1 >= main.world_size as usize;
         let is_late = now >= deadline;
         if is_late || !problems.is_empty() && (everybody_came || settled_at.is_some_and(|at| at <= now)) {
             if !missing.is_empty() {
                 let waited =
                     if is_late { format!(" within {:?}", config.timeouts.startup) } else { String::new() };
-                problems.push(format!(
-                    "of {} ranks, {} did not come{waited}",
-                    main.world_size,
-                    gather::list(&missing)
-                ));
+                let (all, missing) = (main.world_size, gather::list(&missing));
+                problems.push(format!("of {all} ranks, {missing} did not come{waited}"));
             }
             return Err(DistError::rendezvous(format!("the job does not form: {}", problems.join("; "))));
         }
@@ -179,20 +169,30 @@ fn gather(
             .collect();
         let round = reception.round(&watch, until.saturating_duration_since(now))?;
         let mut left = round.watched.into_iter();
+        let num_before = guests.len();
         guests.retain(|guest| {
             let has_left = left.next().unwrap_or(false);
             if has_left {
-                let Member { rank, host, .. } = &guest.join.member;
-                manner.say(format_args!(
-                    "rank 0: rank {rank} on {host} went away again before the job had formed"
-                ));
+                manner.say(format_args!("rank 0: {} went away again before the job had formed", who(guest)));
             }
             !has_left
         });
+        let has_changed = guests.len() != num_before || !round.arrivals.is_empty();
         for arrival in round.arrivals {
             admit(arrival, main, guests, &mut complaints)?;
         }
+        if has_changed {
+            (problems, missing) = look(main, guests);
+            settled_at =
+                if problems.is_empty() { None } else { settled_at.or(Some(Instant::now() + manner.settle)) };
+        }
     }
+}
+
+/// What is wrong, and who is missing.
+fn look(main: &Join, guests: &[Guest]) -> (Vec<String>, Vec<u32>) {
+    let joined: Vec<_> = guests.iter().map(|guest| Joined { join: &guest.join, from: guest.from }).collect();
+    (gather::problems(main, &joined), gather::missing(main, &joined))
 }
 
 /// Takes in one who proved itself, or tells it why not.

@@ -7,6 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod gathering;
+mod hostile;
+
 use super::*;
 use crate::{
     config::{Timeouts, Trust},
