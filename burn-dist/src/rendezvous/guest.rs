@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    net::{SocketAddr, ToSocketAddrs},
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -114,9 +114,7 @@ fn introduce(
     let data_ip = interface::to_advertise(local.ip(), master.ip(), config.interface.as_deref())
         .map_err(Failure::Lasting)?;
     check_reach(config, data_ip).map_err(Failure::Lasting)?;
-    let data = TcpListener::bind((data_ip, 0))
-        .map_err(DistError::io(format!("listen at {data_ip}")))
-        .map_err(Failure::Lasting)?;
+    let data = super::listen_for_data(data_ip).map_err(Failure::Lasting)?;
     let member = super::member(identity, &data).map_err(Failure::Lasting)?;
     let world_size = identity.rank.world_size().count() as u32;
     let join = Join::new(world_size, identity.generation, member, &config.agreed);

@@ -59,7 +59,7 @@ pub(super) fn meet(
     check_reach(config, master.ip())?;
     let data_ip = interface::to_advertise(master.ip(), master.ip(), config.interface.as_deref())?;
     check_reach(config, data_ip)?;
-    let data = TcpListener::bind((data_ip, 0)).map_err(DistError::io(format!("listen at {data_ip}")))?;
+    let data = super::listen_for_data(data_ip)?;
     let member = super::member(identity, &data)?;
     let world_size = identity.rank.world_size().count() as u32;
     let main = Join::new(world_size, identity.generation, member, &config.agreed);

@@ -93,7 +93,9 @@ impl Reception {
         expecting: Expecting,
         manner: Manner,
     ) -> Result<Self> {
-        listener.set_nonblocking(true).map_err(DistError::io("use a listening socket"))?;
+        let listener = super::widen(listener)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(DistError::io("use a listening socket"))?;
         let complaints = Complaints::new(manner.clone());
         Ok(Self {
             listener,

@@ -7,8 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod decoders;
 mod gathering;
 mod hostile;
+#[cfg(feature = "tls")]
+mod tls;
 
 use super::*;
 use crate::{

@@ -7,6 +7,8 @@ use std::{
 };
 
 pub(crate) mod tcp;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 /// A connection that never blocks.
 pub(crate) trait Pipe: Send {
