@@ -3,6 +3,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("burn-dist sends numbers as they lie in memory, in little-endian order");
 
+mod collective;
 pub mod config;
 mod control;
 pub mod env;
