@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Longest reason that rank 0 gives and this rank repeats.
-const MAX_REASON_BYTES: usize = 64 << 10;
+pub(super) const MAX_REASON_BYTES: usize = 64 << 10;
 
 /// Meets rank 0 and, through it, all others.
 pub(super) fn meet(identity: &Identity, config: &Config, manner: &Manner) -> Result<Meeting> {

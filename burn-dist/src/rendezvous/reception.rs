@@ -126,7 +126,6 @@ impl Reception {
         Ok(Round { arrivals, watched })
     }
 
-    #[expect(clippy::type_complexity, reason = "read at one place, right above")]
     fn wait(&mut self, watch: &[Watched<'_>], limit: Duration) -> io::Result<(bool, Vec<bool>, Vec<bool>)> {
         let now = Instant::now();
         let listens = self.exhausted_until.is_none_or(|until| until <= now);

@@ -96,7 +96,7 @@ fn soon() -> Instant {
 /// Every rank connected to every other, by so many streams; each connection says who holds it.
 fn check_full_mesh(meetings: Vec<Meeting>, streams: u16) {
     let world_size = meetings.len() as u32;
-    let links: Vec<_> = thread::scope(|scope| {
+    let mut links: Vec<_> = thread::scope(|scope| {
         let ranks: Vec<_> = meetings
             .into_iter()
             .map(|mut meeting| {
@@ -116,7 +116,6 @@ fn check_full_mesh(meetings: Vec<Meeting>, streams: u16) {
     });
     let never = std::sync::atomic::AtomicBool::new(false);
     let patience = talk::Patience { deadline: soon(), called_off: &never };
-    let mut links: Vec<(u32, Vec<(LinkId, Box<dyn Pipe>)>)> = links;
     for (me, links) in &mut links {
         for (id, pipe) in links {
             talk::send(pipe.as_mut(), &[*me as u8, id.peer as u8, id.stream as u8], patience).unwrap();

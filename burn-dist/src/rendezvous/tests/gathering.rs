@@ -76,7 +76,7 @@ fn rank_0_says_whom_it_waits_for() {
         }
         let others = [1, 3].map(|rank| start(scope, identity(rank, 4, port), config(), None, &said));
         drop((main.join().unwrap(), early.join().unwrap().unwrap()));
-        others.map(|other| drop(other.join().unwrap().unwrap()));
+        others.into_iter().for_each(|other| drop(other.join().unwrap().unwrap()));
     });
 }
 
@@ -115,7 +115,7 @@ fn one_who_goes_away_may_come_again() {
         let others = [1, 2].map(|rank| start(scope, identity(rank, 3, port), config(), None, &said));
         let main = main.join().unwrap().unwrap();
         assert_eq!(main.roster.members.len(), 3);
-        others.map(|other| drop(other.join().unwrap().unwrap()));
+        others.into_iter().for_each(|other| drop(other.join().unwrap().unwrap()));
     });
 }
 
@@ -168,7 +168,7 @@ fn an_old_rank_0_gives_its_port_to_the_next_generation() {
         });
         let error = old.join().unwrap().err().unwrap().to_string();
         assert!(error.contains("rank 1 of generation 4 came: this generation, 3, is over"), "{error}");
-        next.map(|rank| drop(rank.join().unwrap().unwrap()));
+        next.into_iter().for_each(|rank| drop(rank.join().unwrap().unwrap()));
     });
     assert!(said.all().contains("which another process still has"), "{}", said.all());
 }
