@@ -22,7 +22,7 @@ use super::{
     talk::{is_for_later, wait},
 };
 use crate::{
-    config::Config,
+    config::{Config, Trust},
     env::Identity,
     error::{DistError, Result},
     interface,
@@ -57,6 +57,11 @@ pub(super) fn meet(
     };
     let master = listener.local_addr().map_err(DistError::io("use a listening socket"))?;
     check_reach(config, master.ip())?;
+    if config.trust == Trust::Insecure && config.tls.is_none() && !master.ip().is_loopback() {
+        manner.say(format_args!(
+            "rank 0: no secret, as asked for: whoever reaches {master} can join the job and change its numbers"
+        ));
+    }
     let data_ip = interface::to_advertise(master.ip(), master.ip(), config.interface.as_deref())?;
     check_reach(config, data_ip)?;
     let data = super::listen_for_data(data_ip)?;
@@ -95,28 +100,29 @@ pub(super) fn meet(
     })
 }
 
-/// The listening socket. A port that somebody else still has is waited for.
+/// The listening socket. A name that is not known yet and a port that somebody else still has are waited for.
 fn listen(identity: &Identity, config: &Config, deadline: Instant, manner: &Manner) -> Result<TcpListener> {
     let Identity { master_addr, master_port, .. } = identity;
-    let addresses: Vec<_> = (master_addr.as_str(), *master_port)
-        .to_socket_addrs()
-        .map_err(DistError::io(format!("find the address of {master_addr}")))?
-        .collect();
-    let address = interface::own(identity, &addresses)?;
-    check_reach(config, address.ip())?;
     let mut has_said_so = false;
     loop {
-        let error = match TcpListener::bind(address) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => error,
+        let (what, error) = match (master_addr.as_str(), *master_port).to_socket_addrs() {
+            Ok(addresses) => {
+                let address = interface::own(identity, &addresses.collect::<Vec<_>>())?;
+                check_reach(config, address.ip())?;
+                let what = format!("listen at {address}, where the others look for rank 0");
+                match TcpListener::bind(address) {
+                    Ok(listener) => return Ok(listener),
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => (what, error),
+                    Err(error) => return Err(DistError::io(what)(error)),
+                }
+            }
+            Err(error) => (format!("find the address of {master_addr}"), error),
         };
-        if error.kind() != io::ErrorKind::AddrInUse || Instant::now() + BIND_EVERY >= deadline {
-            return Err(DistError::io(format!("listen at {address}, where the others look for rank 0"))(
-                error,
-            ));
+        if Instant::now() + BIND_EVERY >= deadline {
+            return Err(DistError::io(what)(error));
         }
         if !has_said_so {
-            manner.say(format_args!("rank 0: waiting for port {address}, which another process still has"));
+            manner.say(format_args!("rank 0: cannot {what}: {error}; trying on"));
             has_said_so = true;
         }
         std::thread::sleep(BIND_EVERY);

@@ -143,3 +143,26 @@ fn a_job_forms_and_connects() {
         assert_eq!(said.all(), "");
     }
 }
+
+/// All at the same moment, and each the neighbour of two others.
+#[test]
+fn a_job_of_many_forms_at_once() {
+    let said = Said::default();
+    let meetings = job(100, &config(), &said);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = meetings
+            .into_iter()
+            .map(|mut meeting| {
+                scope.spawn(move || {
+                    let me = meeting.rank.index() as u32;
+                    let wanted = [(me + 1) % 100, (me + 99) % 100].map(|peer| LinkId { peer, stream: 0 });
+                    let links = meeting.connect_links(&wanted, soon()).unwrap();
+                    (meeting, links)
+                })
+            })
+            .collect();
+        let jobs: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+        assert!(jobs.iter().all(|(_, links)| links.len() == 2));
+    });
+    assert_eq!(said.all(), "");
+}

@@ -170,7 +170,11 @@ fn an_old_rank_0_gives_its_port_to_the_next_generation() {
         assert!(error.contains("rank 1 of generation 4 came: this generation, 3, is over"), "{error}");
         next.into_iter().for_each(|rank| drop(rank.join().unwrap().unwrap()));
     });
-    assert!(said.all().contains("which another process still has"), "{}", said.all());
+    assert!(
+        said.all().contains("where the others look for rank 0: Address already in use"),
+        "{}",
+        said.all()
+    );
 }
 
 #[test]
@@ -183,6 +187,18 @@ fn a_port_is_free_once_the_job_is_over() {
     drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
     drop(meetings);
     drop(TcpListener::bind(("127.0.0.1", port)).unwrap());
+}
+
+#[test]
+fn a_port_in_use_is_named_at_the_deadline() {
+    let (_taken, port) = listen();
+    let short = Timeouts { startup: Duration::from_millis(300), ..Timeouts::default() };
+    let said = Said::default();
+    let result =
+        meet_in(&identity(0, 2, port), &Config { timeouts: short, ..config() }, None, &said.manner());
+    let error = result.err().unwrap().to_string();
+    assert!(error.contains(&format!("cannot listen at 127.0.0.1:{port}")), "{error}");
+    assert_eq!(said.all().matches("trying on").count(), 1, "{}", said.all());
 }
 
 #[test]
