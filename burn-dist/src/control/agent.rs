@@ -116,7 +116,11 @@ impl Agent {
             self.link = None;
             return ControlFlow::Continue(());
         }
-        self.decide(fault::fault(&self.roster, kind, &[0], self.op(), why))
+        // However it was noticed, all ranks say the same.
+        self.decide(match kind {
+            FaultKind::Silent => fault::silent(&self.roster, 0, self.timeouts.silence, self.op()),
+            _ => fault::fault(&self.roster, kind, &[0], self.op(), why),
+        })
     }
 
     fn hear(&mut self, message: Message) -> ControlFlow<()> {

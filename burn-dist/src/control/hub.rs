@@ -149,7 +149,7 @@ impl Hub {
         let mut events = vec![Event::Heartbeat(standing)];
         events.extend(suspicions.into_iter().map(Event::Suspect));
         if let Some(farewell) = farewell {
-            if self.leaving.is_none() && farewell == Farewell::Done {
+            if self.verdict.is_none() && farewell == Farewell::Done {
                 self.tell(&Message::Left { last_seq });
             }
             self.leaving = Some((last_seq, self.now + patience));

@@ -103,11 +103,7 @@ impl Link {
         let mut bytes = [0; READ_BYTES];
         for _ in 0..READS {
             match self.pipe.read(&mut bytes) {
-                Ok(0) => {
-                    let why =
-                        "its control connection closed without a farewell: it exited, crashed or was killed";
-                    return Some(Broken { kind: FaultKind::Died, why: why.into(), over: true });
-                }
+                Ok(0) => return Some(Broken { kind: FaultKind::Died, why: DIED.into(), over: true }),
                 Ok(_) if self.deaf => {}
                 Ok(count) => {
                     self.inbox.put(&bytes[..count]);
@@ -125,7 +121,7 @@ impl Link {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return None,
                     io::ErrorKind::Interrupted => {}
-                    kind => return Some(Broken { kind: kind_of(kind), why: broke(&error), over: true }),
+                    kind => return Some(broken(kind, &error)),
                 },
             }
         }
@@ -133,18 +129,20 @@ impl Link {
     }
 }
 
-/// A system that gave up on a peer who does not answer met silence; every other end is the peer's.
-fn kind_of(error: io::ErrorKind) -> FaultKind {
-    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
-    match error {
-        TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown => FaultKind::Silent,
-        io::ErrorKind::InvalidData => FaultKind::Corrupt,
-        _ => FaultKind::Died,
-    }
-}
+/// Which of two ways a death shows depends on what was under way: it reads the same on every rank.
+const DIED: &str = "its control connection ended without a farewell: it exited, crashed or was killed";
 
-fn broke(error: &io::Error) -> String {
-    format!("its control connection broke ({error})")
+/// A system that gave up on a peer who does not answer met silence; bytes that make no sense to TLS are damaged.
+fn broken(kind: io::ErrorKind, error: &io::Error) -> Broken {
+    use io::ErrorKind::{HostUnreachable, InvalidData, NetworkDown, NetworkUnreachable, TimedOut};
+    let (kind, why) = match kind {
+        TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown => {
+            (FaultKind::Silent, format!("the system gave its control connection up ({error})"))
+        }
+        InvalidData => (FaultKind::Corrupt, format!("on its control connection: {error}")),
+        _ => (FaultKind::Died, DIED.into()),
+    };
+    Broken { kind, why, over: true }
 }
 
 /// Waits until one of `links` has something or takes something that waits, until `waker` has a byte, or until
