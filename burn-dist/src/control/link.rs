@@ -172,3 +172,78 @@ pub(super) fn wait(links: &[&Link], waker: Option<BorrowedFd<'_>>, timeout: Dura
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::transport::tcp::TcpPipe;
+
+    /// A link, and the other end of its connection.
+    fn link() -> (Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let pipe = TcpPipe::new(listener.accept().unwrap().0).unwrap();
+        (Link::new(Box::new(pipe), 1000), other)
+    }
+
+    #[test]
+    fn one_who_does_not_read_costs_bounded_memory_and_later_reads_whole_messages() {
+        let (mut link, mut other) = link();
+        let frame = Message::Left { last_seq: 123_456 }.frame();
+        for _ in 0..20 * MAX_QUEUED_BYTES / frame.len() {
+            link.push(&frame);
+            link.send();
+            assert!(link.queued_bytes <= MAX_QUEUED_BYTES);
+        }
+        assert!(link.is_behind() && link.queued_bytes + frame.len() > MAX_QUEUED_BYTES);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            other.read_to_end(&mut all).unwrap();
+            all
+        });
+        while link.is_behind() {
+            wait(&[&link], None, Duration::from_secs(1));
+            link.send();
+        }
+        drop(link);
+        let all = reader.join().unwrap();
+        assert!(all.len() > MAX_QUEUED_BYTES && all.chunks(frame.len()).all(|chunk| *chunk == *frame));
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_heard() {
+        use std::io::Write;
+        let (mut link, mut other) = link();
+        let message = Message::Left { last_seq: 3 };
+        other.write_all(&message.frame()).unwrap();
+        drop(other);
+        let mut messages = Vec::new();
+        let broken = loop {
+            wait(&[&link], None, Duration::from_secs(1));
+            if let Some(broken) = link.receive(&mut messages) {
+                break broken;
+            }
+        };
+        assert_eq!((messages, broken.kind, broken.over), (vec![message], FaultKind::Died, true));
+    }
+
+    #[test]
+    fn one_who_talked_nonsense_is_heard_no_more_and_costs_no_memory() {
+        use std::io::Write;
+        let (mut link, mut other) = link();
+        let writer = std::thread::spawn(move || other.write_all(&[0xff; 1 << 20]));
+        let (mut messages, mut kinds) = (Vec::new(), Vec::new());
+        while kinds.last() != Some(&FaultKind::Died) {
+            wait(&[&link], None, Duration::from_secs(1));
+            kinds.extend(link.receive(&mut messages).map(|broken| broken.kind));
+            assert!(link.inbox.held_bytes() <= READ_BYTES + 1004);
+        }
+        writer.join().unwrap().unwrap();
+        assert_eq!((messages.len(), kinds), (0, vec![FaultKind::Corrupt, FaultKind::Died]));
+    }
+}

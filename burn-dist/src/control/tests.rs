@@ -363,6 +363,24 @@ fn once_rank_0_has_left_the_others_judge_alone() {
 }
 
 #[test]
+fn a_report_that_rank_0_did_not_answer_before_it_left_is_decided_all_the_same() {
+    let (nodes, hub) = without_main(patient());
+    nodes[0].begin(6, 1);
+    say(&hub[0], &Message::Left { last_seq: 6 });
+    thread::scope(|scope| {
+        let control = &nodes[0].control;
+        let why = "reset".to_string();
+        let waiting = scope.spawn(move || control.suspect(Suspicion::LinkBroke { peer: 2, seq: 6, why }));
+        let reported =
+            std::iter::from_fn(|| hear(&hub[0])).any(|message| matches!(message, Message::Suspect(_)));
+        assert!(reported);
+        hub[0].shutdown(Shutdown::Both).unwrap();
+        let fault = waiting.join().unwrap();
+        assert_eq!((fault.kind, culprits(&fault)), (FaultKind::LinkLost, vec![1, 2]));
+    });
+}
+
+#[test]
 fn the_death_of_rank_0_is_seen_alike_by_all() {
     let (nodes, hub) = without_main(patient());
     nodes.iter().for_each(|node| node.begin(6, 1));
