@@ -198,8 +198,8 @@ impl Attempt {
                 Some(Event::Stop) if stopped => ranks.kill(),
                 Some(Event::Stop) => {
                     stopped = true;
-                    launch.streams.tell("stopping all ranks; once more to end them at once");
                     ranks.terminate();
+                    launch.streams.tell("stopping all ranks; once more to end them at once");
                 }
                 Some(Event::Ended { generation, local, how, at }) if generation == ranks.generation() => {
                     let rank = launch.layout.rank(local as u32);

@@ -109,8 +109,20 @@ impl Layout {
 
     /// What one start of the job tells all its ranks alike.
     pub(super) fn start(&self, generation: u32) -> Result<Start, LaunchError> {
-        let (host, port) = self.meeting_point()?;
-        let given = |name: &str| env::var_os(name).is_some();
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let shared =
+            self.shared(generation, self.meeting_point()?, cores, |name| env::var_os(name).is_some());
+        shared.map(|shared| Start { shared })
+    }
+
+    /// The variables that all ranks have alike, beyond those that the user has given.
+    fn shared(
+        &self,
+        generation: u32,
+        (host, port): (String, u16),
+        cores: usize,
+        given: impl Fn(&str) -> bool,
+    ) -> Result<Variables, LaunchError> {
         let mut shared = vec![
             ("BURN_DIST_WORLD_SIZE", self.world_size().to_string()),
             ("BURN_DIST_LOCAL_WORLD_SIZE", self.num_local.to_string()),
@@ -119,26 +131,27 @@ impl Layout {
             ("BURN_DIST_GENERATION", generation.to_string()),
             (LAUNCHER_PID, std::process::id().to_string()),
         ];
-        // Other machines could not learn of it.
+        // The launchers of other machines could not learn of it.
         if self.num_nodes == 1 && !TRUST.iter().any(|name| given(name)) {
             shared.push((SECRET, draw_secret()?));
         }
         if !given(THREADS) {
-            let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
             shared.push((THREADS, share(cores, self.num_local).to_string()));
         }
-        Ok(Start { shared })
+        Ok(shared)
     }
 }
 
+type Variables = Vec<(&'static str, String)>;
+
 /// One start of a job: the variables of its ranks. Not printed, for one of them is the secret.
 pub(super) struct Start {
-    shared: Vec<(&'static str, String)>,
+    shared: Variables,
 }
 
 impl Start {
     /// The variables of the `local`-th process.
-    pub(super) fn environment(&self, layout: &Layout, local: u32) -> Vec<(&'static str, String)> {
+    pub(super) fn environment(&self, layout: &Layout, local: u32) -> Variables {
         let own = [("BURN_DIST_RANK", layout.rank(local)), ("BURN_DIST_LOCAL_RANK", local)];
         let own = own.into_iter().map(|(name, value)| (name, value.to_string()));
         self.shared.iter().cloned().chain(own).collect()
@@ -197,6 +210,22 @@ mod tests {
     #[test]
     fn cores_are_divided_and_nobody_goes_without() {
         assert_eq!([share(8, 1), share(8, 3), share(8, 8), share(2, 5)], [8, 2, 1, 1]);
+    }
+
+    #[test]
+    fn what_the_user_gave_stays_as_it_is() {
+        let names = |num_nodes: u32, given: &[&str]| -> Vec<&str> {
+            let layout = Layout::new(2, num_nodes, 0, Some("a:1")).unwrap();
+            let shared = layout.shared(0, ("a".into(), 1), 4, |name| given.contains(&name)).unwrap();
+            shared.into_iter().map(|(name, _)| name).filter(|name| [SECRET, THREADS].contains(name)).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(names(1, &[]), [SECRET, THREADS]);
+        assert_eq!(names(1, &[THREADS]), [SECRET]);
+        for trust in TRUST {
+            assert_eq!(names(1, &[trust, THREADS]), none, "{trust}");
+        }
+        assert_eq!(names(2, &[]), [THREADS], "no other machine would know it");
     }
 
     #[test]
