@@ -3,7 +3,7 @@
 //! The variables are `burn-dist`'s own, which it prefers to those of other launchers: a launch inside a Slurm job or
 //! under torchrun means what it says.
 
-use std::{env, net::TcpListener, num::NonZeroUsize, thread};
+use std::{env, io, net::TcpListener, num::NonZeroUsize, thread};
 
 use burn_dist::limits::MAX_WORLD_SIZE;
 
@@ -166,8 +166,10 @@ fn share(cores: usize, num_local: u32) -> usize {
 /// 256 bits that nobody can guess, in hexadecimal digits.
 fn draw_secret() -> Result<String, LaunchError> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| LaunchError::System { what: "draw a secret", source: error.into() })?;
+    getrandom::fill(&mut bytes).map_err(|error| LaunchError::System {
+        what: "draw a secret",
+        source: io::Error::other(error.to_string()),
+    })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
