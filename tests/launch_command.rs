@@ -134,9 +134,13 @@ fn told_to_stop_it_saves_and_can_go_on() {
 #[test]
 fn a_killed_rank_is_started_again_from_its_checkpoint() {
     let temp = data();
-    sprint(tiny(&temp.path().join("data"), &temp.path().join("whole"))).ok();
+    // Long enough to be caught in the middle.
+    let longer = sets(&["phase.1.epochs=10"]);
+    sprint(tiny(&temp.path().join("data"), &temp.path().join("whole")).into_iter().chain(longer.clone()))
+        .ok();
     let run = temp.path().join("run");
-    let launcher = command(words(temp.path(), "run", &["--max-restarts", "1"])).spawn().unwrap();
+    let launch = words(temp.path(), "run", &["--max-restarts", "1"]);
+    let launcher = command(launch.into_iter().chain(longer)).spawn().unwrap();
     kill_process(rank_at_work(&launcher, &run), Signal::KILL).unwrap();
     let output = Output::of(launcher.wait_with_output().unwrap()).ok();
     let told = " was killed by SIGKILL (9); starting all ranks again, restart 1 of 1\n";
@@ -149,7 +153,7 @@ fn a_killed_rank_is_started_again_from_its_checkpoint() {
 
     // Without a restart it is the end, and the rank's status the launcher's.
     let run = temp.path().join("once");
-    let launcher = command(words(temp.path(), "once", &[])).spawn().unwrap();
+    let launcher = command(words(temp.path(), "once", &[]).into_iter().chain(endless())).spawn().unwrap();
     kill_process(rank_at_work(&launcher, &run), Signal::KILL).unwrap();
     let output = Output::of(launcher.wait_with_output().unwrap());
     let error = output.error(137);

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use burn_sprint::cluster::{End, Launch, LaunchError, Layout, Stopper, Streams};
+use burn_sprint::cluster::{End, Launch, LaunchError, Layout, Stopper, Streams, stopper};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -67,9 +67,9 @@ impl Bench {
 
     /// Runs the launch on a thread of its own.
     fn start(&self) -> Running {
-        let (launch, (give, stopper), (end, ended)) = (self.launch.clone(), mpsc::channel(), mpsc::channel());
-        thread::spawn(move || end.send(launch.run(|stopper| give.send(stopper).unwrap())));
-        Running { stopper: stopper.recv().unwrap(), ended }
+        let (launch, (stopper, stops), (end, ended)) = (self.launch.clone(), stopper(), mpsc::channel());
+        thread::spawn(move || end.send(launch.run(stops)));
+        Running { stopper, ended }
     }
 
     #[track_caller]

@@ -6,7 +6,7 @@ use clap::Parser;
 
 use super::{Command, Words, run_folder, train};
 use crate::{
-    cluster::{End, Launch, Layout, Stopper},
+    cluster::{End, Launch, Layout, stopper},
     error::{Error, Result},
 };
 
@@ -73,10 +73,10 @@ pub(super) fn launch(args: Args) -> Result<()> {
         grace: Duration::from_secs(args.grace.into()),
         ..Launch::new(layout, program, words)
     };
-    let mut listening = Ok(());
-    let end = launch.run(|stopper| listening = stop_on_signal(stopper));
-    listening?;
-    match end? {
+    let (stopper, stops) = stopper();
+    ctrlc::set_handler(move || stopper.stop())
+        .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
+    match launch.run(stops)? {
         End::Done => Ok(()),
         End::Stopped => Err(Error::Stopped(format!(
             "all ranks stopped, state saved; go on with: the same launch of train --out {} --resume",
@@ -99,9 +99,4 @@ fn train_words(words: &[OsString]) -> Result<train::Args> {
             words[0].to_string_lossy()
         ))),
     }
-}
-
-fn stop_on_signal(stopper: Stopper) -> Result<()> {
-    ctrlc::set_handler(move || stopper.stop())
-        .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))
 }

@@ -58,16 +58,14 @@ impl Launch {
         }
     }
 
-    /// Runs the ranks to their end. `stopping` is given the means to stop them, for a signal handler to keep.
+    /// Runs the ranks to their end.
     ///
-    /// A first [`Stopper::stop`] sends SIGTERM to every rank and waits for all, as long as that takes; a second one
-    /// kills them.
+    /// The first [`Stopper::stop`] sends SIGTERM to every rank and waits for all, as long as that takes; the second
+    /// one kills them.
     ///
     /// # Errors
     /// [`LaunchError::Failed`] with the first cause, once no rank of this machine runs any more.
-    pub fn run(&self, stopping: impl FnOnce(Stopper)) -> Result<End, LaunchError> {
-        let (sender, events) = channel();
-        stopping(Stopper(sender.clone()));
+    pub fn run(&self, Stops(sender, events): Stops) -> Result<End, LaunchError> {
         let host = host_name();
         let mut num_restarts = 0;
         loop {
@@ -100,6 +98,16 @@ pub enum End {
     /// All stopped because the user asked, their state saved.
     Stopped,
 }
+
+/// The means to stop a launch: one half for a signal handler, the other for [`Launch::run`].
+pub fn stopper() -> (Stopper, Stops) {
+    let (sender, events) = channel();
+    (Stopper(sender.clone()), Stops(sender, events))
+}
+
+/// How a launch learns that its user wants it to stop.
+#[derive(Debug)]
+pub struct Stops(Sender<Event>, Receiver<Event>);
 
 /// The user's way to stop a launch.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ mod leash;
 mod output;
 mod ranks;
 
-pub use launch::{End, Launch, LaunchError, Stopper};
+pub use launch::{End, Launch, LaunchError, Stopper, Stops, stopper};
 pub use layout::Layout;
 pub use leash::end_with_launcher;
 pub use output::{Sink, Streams};
