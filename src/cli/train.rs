@@ -3,12 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use burn_dist::rank::{Rank, WorldSize};
 
-use super::device;
+use super::{device, run_folder};
 use crate::{
     config::{DataFacts, Plan, Sources, TrainConfig},
     data::{self, Location, Pair},
@@ -24,7 +23,7 @@ const HEARTBEAT_S: f64 = 10.0;
 ///
 /// A run writes its folder: config.toml (repeats the run), metrics.jsonl, checkpoints, curve.png, report.html,
 /// TensorBoard events. Ctrl-C saves the state and says how to go on.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Args {
     /// A recipe inside the program: default, photos
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
@@ -56,9 +55,26 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
+impl Args {
+    /// The folder that the user gave.
+    pub(super) fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    pub(super) fn resumes(&self) -> bool {
+        self.resume
+    }
+
+    /// What the user said of the configuration.
+    pub(super) fn sources(&self) -> Sources {
+        let Self { preset, config, data, device, stop_at, set, .. } = self.clone();
+        Sources { preset, config, set, data, device, stop_at }
+    }
+}
+
 pub(super) fn train(args: Args) -> Result<()> {
-    let Args { preset, config, data, device, out, resume, stop_at, set, dry_run } = args;
-    let sources = Sources { preset, config, set, data, device, stop_at };
+    let sources = args.sources();
+    let Args { out, resume, dry_run, .. } = args;
     let mut config = match out.as_deref().filter(|_| resume).map(|out| out.join(CONFIG)) {
         Some(path) if path.exists() => resumed(&sources, path)?,
         _ => sources.resolve()?,
@@ -73,9 +89,8 @@ pub(super) fn train(args: Args) -> Result<()> {
     let facts = DataFacts::of(&pictures.train);
     let plan = Plan::new(config, facts, WorldSize::ONE)?;
 
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let out =
-        out.unwrap_or_else(|| Path::new("runs").join(format!("{}-{}", plan.config.name, time_name(now_s))));
+    let now_s = run_folder::now_s();
+    let out = out.unwrap_or_else(|| run_folder::named(&plan.config.name, now_s));
     check_folder(&out, resume)?;
     eprintln!(
         "{}: ResNet-{} of {} parameters on {} training and {} validation images of {} classes; run in {}",
@@ -163,23 +178,6 @@ fn stop_on_signal() -> Result<&'static Stop> {
     Ok(&STOP)
 }
 
-/// `20261123-101500`, in UTC.
-fn time_name(now_s: f64) -> String {
-    // Days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-    let (days, second) = ((now_s / 86_400.0) as i64, now_s as i64 % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted - era * 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
-}
-
 /// What the report says of program and machine.
 fn info(plan: &Plan) -> RunInfo {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
@@ -215,17 +213,4 @@ fn tell(outcome: &Outcome, out: &Path) -> Result<()> {
         seconds % 60
     );
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_names_are_utc_dates() {
-        assert_eq!(time_name(0.0), "19700101-000000");
-        assert_eq!(time_name(951_782_399.0), "20000228-235959");
-        assert_eq!(time_name(951_782_400.0), "20000229-000000");
-        assert_eq!(time_name(1_795_428_000.0), "20261123-100000");
-    }
 }
