@@ -38,8 +38,9 @@ fn patient() -> Timeouts {
     }
 }
 
+/// Patient enough for a busy machine to let those who are alive say so.
 fn impatient() -> Timeouts {
-    Timeouts { silence: Duration::from_millis(300), ..patient() }
+    Timeouts { silence: Duration::from_secs(3), ..patient() }
 }
 
 fn connection() -> (TcpStream, TcpStream) {
@@ -171,7 +172,7 @@ fn silence_is_told_to_all_and_the_silent_one_finds_it_when_it_wakes() {
     job.begin_all(7);
     let fault = agreed(&job.nodes);
     assert_eq!((fault.kind, culprits(&fault)), (FaultKind::Silent, vec![2]));
-    assert!(fault.detail.contains("no heartbeat for 300ms"), "{fault}");
+    assert!(fault.detail.contains("no heartbeat for 3s"), "{fault}");
     job.nodes.clear();
     // The whole job is gone by now. What rank 2 says is not heard by anybody; what it reads ends with the verdict.
     let last = std::iter::from_fn(|| hear(&job.spokes[1])).last();
