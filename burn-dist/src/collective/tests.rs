@@ -101,11 +101,11 @@ impl Job {
             let at = dice.below(going.len());
             let rank = going[at];
             match machines[rank].advance(&mut links[rank], &mut buffers[rank]) {
-                Ok(Status::Done) => {
+                Ok((_, Status::Done)) => {
                     going.swap_remove(at);
                     idle = 0;
                 }
-                Ok(Status::Blocked) => {
+                Ok((_, Status::Blocked)) => {
                     idle += 1;
                     // Nobody moves any more: what a stalled link leads to, and nothing else may.
                     if idle > 100_000 {
@@ -119,6 +119,7 @@ impl Job {
                 Err(trouble) => return Err((rank as u32, trouble)),
             }
         }
+        buffers.iter_mut().for_each(|buffer| T::settle(buffer));
         let heard = machines.iter().map(|machine| machine.not_finite);
         Ok(buffers.into_iter().zip(heard).collect())
     }
@@ -361,7 +362,7 @@ fn two_operations_of_equal_size_are_not_mixed() {
     let (zero, one) = links.split_at_mut(1);
     let mut machines = [machine(0, 5, zero), machine(1, 6, one)];
     let mut buffers = [[1f32; 10], [2f32; 10]];
-    assert_eq!(machines[0].advance(zero, &mut buffers[0]), Ok(Status::Blocked));
+    assert_eq!(machines[0].advance(zero, &mut buffers[0]), Ok((true, Status::Blocked)));
     let trouble = machines[1].advance(one, &mut buffers[1]).unwrap_err();
     assert_eq!(trouble, Trouble::Mismatch { peer: 0, peer_seq: 7, peer_fingerprint: 5 });
     assert_eq!(buffers[1], [2.0; 10], "nothing was added");
