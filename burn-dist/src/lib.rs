@@ -5,15 +5,21 @@ compile_error!("burn-dist sends numbers as they lie in memory, in little-endian 
 
 pub mod config;
 mod control;
+#[cfg(feature = "burn")]
+pub mod ddp;
 pub mod env;
 pub mod error;
 pub mod flight;
 pub mod limits;
 pub mod rank;
 mod rendezvous;
+mod standin;
 mod transport;
 mod wire;
 
 pub use config::{Agreed, Algorithm, Config, Timeouts, TlsFiles, Trust, Wire};
+#[cfg(feature = "burn")]
+pub use ddp::{BucketConfig, DataParallel, DataParallelConfig, GradientSink, NonFinite, Synced};
 pub use error::{DistError, Fault, FaultKind, Result};
 pub use rank::{Rank, WorldSize};
+pub use standin::{Communicator, Element, Note, Pending, ReduceOp, Reduced, Vote};
