@@ -3,6 +3,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("burn-dist sends numbers as they lie in memory, in little-endian order");
 
+pub mod agree;
 pub mod config;
 mod control;
 #[cfg(feature = "burn")]
@@ -22,4 +23,4 @@ pub use config::{Agreed, Algorithm, Config, Timeouts, TlsFiles, Trust, Wire};
 pub use ddp::{BucketConfig, DataParallel, DataParallelConfig, GradientSink, NonFinite, Synced};
 pub use error::{DistError, Fault, FaultKind, Result};
 pub use rank::{Rank, WorldSize};
-pub use standin::{Communicator, Element, Note, Pending, ReduceOp, Reduced, Vote};
+pub use standin::{Builder, Communicator, Element, Member, Note, Pending, ReduceOp, Reduced, Vote};

@@ -63,7 +63,9 @@ pub struct Communicator {
     rank: Rank,
     shared: Arc<Shared>,
     seq: Arc<Mutex<u64>>,
+    members: Arc<Vec<Member>>,
 }
+#[derive(Debug)]
 pub struct Pending<T> {
     comm: Communicator,
     seq: Result<u64>,
@@ -77,14 +79,47 @@ impl std::fmt::Debug for Communicator {
     }
 }
 
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub rank: u32,
+    pub host: String,
+    pub host_id: u64,
+}
+#[derive(Debug, Default)]
+pub struct Builder;
+impl Builder {
+    pub fn from_env(self) -> Result<Self> {
+        Ok(self)
+    }
+    pub fn connect(self) -> Result<Communicator> {
+        Ok(Communicator::single())
+    }
+}
+
 impl Communicator {
+    pub fn builder() -> Builder {
+        Builder
+    }
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
     pub fn single() -> Self {
         Self::local_mesh(WorldSize::ONE, &Config::default()).unwrap().remove(0)
     }
     pub fn local_mesh(world: WorldSize, _: &Config) -> Result<Vec<Self>> {
         let shared = Arc::new(Shared { hub: Mutex::default(), changed: Condvar::new() });
         Ok((0..world.count() as u32)
-            .map(|i| Self { rank: Rank::new(i, world).unwrap(), shared: shared.clone(), seq: Arc::default() })
+            .map(|i| Self {
+                rank: Rank::new(i, world).unwrap(),
+                shared: shared.clone(),
+                seq: Arc::default(),
+                members: Arc::new(
+                    (0..world.count() as u32)
+                        .filter(|_| world != WorldSize::ONE)
+                        .map(|rank| Member { rank, host: "here".into(), host_id: 1 })
+                        .collect(),
+                ),
+            })
             .collect())
     }
     pub fn rank(&self) -> Rank {

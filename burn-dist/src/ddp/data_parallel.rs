@@ -9,14 +9,13 @@ use burn::{
 };
 
 use super::{
-    agree,
     bucket::{BucketConfig, BucketPlan, Part},
     flight::Readers,
     sink::GradientSink,
     walk::{self, Entry},
 };
 use crate::{
-    Communicator, ReduceOp, Vote,
+    Communicator, ReduceOp, Vote, agree,
     error::{DistError, Result},
     rank::WorldSize,
 };
@@ -114,7 +113,7 @@ impl DataParallel {
         let parts: Vec<Part> = trainable.iter().map(part).collect();
         let plan = BucketPlan::new(&parts, &config.buckets);
 
-        agree::same_description(&comm, "the models", &describe(&entries, &plan, &config))?;
+        agree::same_lines(&comm, "the models", &describe(&entries, &plan, &config))?;
         let is_single = comm.rank().world_size() == WorldSize::ONE;
         let readers = (!is_single).then(Readers::start);
         let model = if is_single { model } else { broadcast(&comm, model, &entries)? };
@@ -252,7 +251,7 @@ impl DataParallel {
     /// As [`parameter_hash`](Self::parameter_hash), and 8 bytes to every rank.
     pub fn verify_same<M: Module>(&self, model: &M) -> Result<u64> {
         let hash = self.parameter_hash(model);
-        agree::same_hash(&self.comm, "the parameters", hash)?;
+        agree::same_number(&self.comm, "the parameters", hash)?;
         Ok(hash)
     }
 

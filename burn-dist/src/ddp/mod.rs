@@ -44,9 +44,7 @@
 //! | `bucket` | which gradients travel together: a plan, pure |
 //! | `flight` | a step's buckets on their way |
 //! | `walk` | a module as a list of tensors |
-//! | `agree` | ranks compared, those that differ named |
 
-mod agree;
 mod bucket;
 mod data_parallel;
 mod flight;

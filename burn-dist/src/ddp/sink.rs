@@ -9,11 +9,13 @@ use burn::{
 };
 
 use super::{
-    agree,
     data_parallel::{DataParallel, NonFinite},
     flight::{Flight, Load},
 };
-use crate::error::{DistError, Result};
+use crate::{
+    agree,
+    error::{DistError, Result},
+};
 
 /// Averaged gradients, and how they came about.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! Ranks that must be alike, compared; who is not is named, alike on all ranks.
+//! Ranks that must be alike, compared: who is not is named, in the same words on all ranks. Every function is collective.
 
 use crate::{
     Communicator,
@@ -10,21 +10,22 @@ const MAX_LIST_BYTES: usize = 4 << 20;
 /// What one rank says of itself in an error.
 const MAX_SAYING_BYTES: usize = 512;
 
-/// Checks that `description` has the same lines on all ranks.
+/// Checks that `text` is the same on all ranks; `what` says in the plural what it describes.
 ///
 /// # Errors
-/// [`DistError::Disagreement`] names the ranks that differ from most, and each one's first line that does.
+/// [`DistError::Disagreement`] names the ranks that differ from most, and each one's first line that does; the
+/// [`Fault`](crate::Fault) that ended the job.
 ///
 /// # Cost
 /// 8 bytes a rank where all are alike.
-pub(super) fn same_description(comm: &Communicator, what: &str, description: &str) -> Result<()> {
-    let hashes = comm.all_gather_bytes(&hash([description.as_bytes()]).to_le_bytes(), size_of::<u64>())?;
+pub fn same_lines(comm: &Communicator, what: &str, text: &str) -> Result<()> {
+    let hashes = comm.all_gather_bytes(&hash([text.as_bytes()]).to_le_bytes(), size_of::<u64>())?;
     let Some((reference, strays)) = strays(&hashes) else { return Ok(()) };
-    let mine = if comm.rank().index() == reference { cut(description, MAX_LIST_BYTES) } else { "" };
+    let mine = if comm.rank().index() == reference { cut(text, MAX_LIST_BYTES) } else { "" };
     let lists = comm.all_gather_bytes(mine.as_bytes(), MAX_LIST_BYTES)?;
     let expected = String::from_utf8_lossy(&lists[reference]);
     let difference = if strays.contains(&comm.rank().index()) {
-        first_difference(description, &expected, reference)
+        first_difference(text, &expected, reference)
     } else {
         String::new()
     };
@@ -32,15 +33,18 @@ pub(super) fn same_description(comm: &Communicator, what: &str, description: &st
     Err(DistError::Disagreement(format!("{what} differ: {said}; every rank must be given the same")))
 }
 
-/// Checks that a number is the same on all ranks.
+/// Checks that a number, such as a hash, is the same on all ranks; `what` says in the plural what it is of.
 ///
 /// # Errors
-/// [`DistError::Disagreement`] names the ranks that differ from most.
-pub(super) fn same_hash(comm: &Communicator, what: &str, mine: u64) -> Result<()> {
+/// [`DistError::Disagreement`] names the ranks that differ from most; the [`Fault`](crate::Fault) that ended the job.
+///
+/// # Cost
+/// 8 bytes a rank.
+pub fn same_number(comm: &Communicator, what: &str, mine: u64) -> Result<()> {
     let hashes = comm.all_gather_bytes(&mine.to_le_bytes(), size_of::<u64>())?;
     let Some((reference, strays)) = strays(&hashes) else { return Ok(()) };
     let word = |rank: usize| hashes[rank].iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let odd: Vec<_> = strays.iter().map(|&rank| format!("rank {rank} has {}", word(rank))).collect();
+    let odd: Vec<_> = strays.iter().map(|&rank| format!("{} has {}", name(comm, rank), word(rank))).collect();
     Err(DistError::Disagreement(format!(
         "{what} differ: {} where rank {reference} has {}",
         odd.join(", "),
@@ -48,13 +52,29 @@ pub(super) fn same_hash(comm: &Communicator, what: &str, mine: u64) -> Result<()
     )))
 }
 
-/// Every rank's word on itself, in one line: `rank 2: ...; rank 5: ...`. Ranks that say nothing are left out.
-pub(super) fn say(comm: &Communicator, mine: &str) -> Result<String> {
+/// Every rank's word on itself, in one line: `rank 2 on host: ...; rank 5 on host: ...`. Ranks that say nothing are left
+/// out; of a word 512 bytes count.
+///
+/// # Errors
+/// The [`Fault`](crate::Fault) that ended the job.
+///
+/// # Cost
+/// The words' bytes to all ranks.
+pub fn say(comm: &Communicator, mine: &str) -> Result<String> {
     let all = comm.all_gather_bytes(cut(mine, MAX_SAYING_BYTES).as_bytes(), MAX_SAYING_BYTES)?;
     let said = all.iter().enumerate().filter(|(_, words)| !words.is_empty());
-    let lines: Vec<_> =
-        said.map(|(rank, words)| format!("rank {rank}: {}", String::from_utf8_lossy(words))).collect();
-    Ok(lines.join("; "))
+    let line = |(rank, words): (usize, &Vec<u8>)| {
+        format!("{}: {}", name(comm, rank), String::from_utf8_lossy(words))
+    };
+    Ok(said.map(line).collect::<Vec<_>>().join("; "))
+}
+
+/// A rank, as a person can find it.
+fn name(comm: &Communicator, rank: usize) -> String {
+    match comm.members().get(rank) {
+        Some(member) => format!("rank {rank} on {}", member.host),
+        None => format!("rank {rank}"),
+    }
 }
 
 /// A rank of the largest group and those that are not in it; of groups of the same size the one with the lowest rank
@@ -86,7 +106,7 @@ fn cut(text: &str, max: usize) -> &str {
 }
 
 /// CRC-64/NVME of the parts, one after the other: against accidents, not against attackers.
-pub(super) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
     parts.into_iter().for_each(|part| digest.update(part));
     digest.finalize()
