@@ -3,24 +3,17 @@
 #[cfg(target_endian = "big")]
 compile_error!("burn-dist sends numbers as they lie in memory, in little-endian order");
 
-pub mod agree;
 pub mod config;
 mod control;
-#[cfg(feature = "burn")]
-pub mod ddp;
 pub mod env;
 pub mod error;
 pub mod flight;
 pub mod limits;
 pub mod rank;
 mod rendezvous;
-mod standin;
 mod transport;
 mod wire;
 
 pub use config::{Agreed, Algorithm, Config, Timeouts, TlsFiles, Trust, Wire};
-#[cfg(feature = "burn")]
-pub use ddp::{BucketConfig, DataParallel, DataParallelConfig, GradientSink, NonFinite, Synced};
 pub use error::{DistError, Fault, FaultKind, Result};
 pub use rank::{Rank, WorldSize};
-pub use standin::{Builder, Communicator, Element, Member, Note, Pending, ReduceOp, Reduced, Vote};

@@ -230,7 +230,7 @@ pub(super) fn share(
     let from_main = |mine: &[u8], max| Ok::<_, Error>(comm.all_gather_bytes(mine, max)?.swap_remove(0));
     let state = from_main(&state, MAX_STATE_BYTES as usize)?;
     // Four bytes a parameter, and its name.
-    let max = model.config().num_params() * size_of::<f32>() + MAX_STATE_BYTES as usize;
+    let max = 4 * model.config().num_params() as usize + MAX_STATE_BYTES as usize;
     let velocities = from_main(&velocities, max)?;
     if comm.rank().is_main() {
         return Ok(progress);
