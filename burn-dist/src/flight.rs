@@ -3,13 +3,18 @@
 
 use std::{
     collections::VecDeque,
+    fs, io,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::OpName, limits::FLIGHT_RECORDS};
+use crate::{
+    error::{Fault, OpName},
+    limits::FLIGHT_RECORDS,
+};
 
 /// An operation that this rank called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +39,17 @@ pub struct Standing {
     pub now: Option<(OpName, u64, u64)>,
     /// The last operation that this rank called, whether or not it ended; 0 before the first.
     pub last_seq: u64,
+}
+
+/// What a rank writes down when a job ends by a fault, or when it is asked to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlightRecord {
+    /// Whose it is.
+    pub rank: u32,
+    /// Why the job ended, if it has.
+    pub fault: Option<Fault>,
+    /// Its last operations, oldest first.
+    pub operations: Vec<OpRecord>,
 }
 
 /// The recorder of one rank.
@@ -80,6 +96,16 @@ impl FlightRecorder {
     /// All that is remembered, oldest first.
     pub(crate) fn records(&self) -> Vec<OpRecord> {
         self.lock().iter().cloned().collect()
+    }
+
+    /// Writes all of it to `folder/flight-RANK.json`.
+    pub(crate) fn write(&self, folder: &Path, rank: u32, fault: Option<&Fault>) -> io::Result<()> {
+        let record = FlightRecord { rank, fault: fault.cloned(), operations: self.records() };
+        fs::create_dir_all(folder)?;
+        let path = folder.join(format!("flight-{rank}.json"));
+        let beside = folder.join(format!(".flight-{rank}.json"));
+        fs::write(&beside, serde_json::to_vec_pretty(&record)?)?;
+        fs::rename(&beside, &path)
     }
 
     fn now_us(&self) -> u64 {

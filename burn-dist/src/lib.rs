@@ -3,17 +3,29 @@
 #[cfg(target_endian = "big")]
 compile_error!("burn-dist sends numbers as they lie in memory, in little-endian order");
 
+mod assemble;
+mod builder;
+mod collective;
+mod communicator;
 pub mod config;
 mod control;
+mod engine;
 pub mod env;
 pub mod error;
 pub mod flight;
+mod interface;
 pub mod limits;
 pub mod rank;
 mod rendezvous;
+mod topology;
+mod trace;
 mod transport;
 mod wire;
 
+pub use builder::Builder;
+pub use communicator::{Communicator, Note, Pending, Reduced, Vote};
 pub use config::{Agreed, Algorithm, Config, Timeouts, TlsFiles, Trust, Wire};
 pub use error::{DistError, Fault, FaultKind, Result};
 pub use rank::{Rank, WorldSize};
+pub use rendezvous::Member;
+pub use wire::number::{Element, ReduceOp};

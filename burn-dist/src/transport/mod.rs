@@ -6,6 +6,10 @@ use std::{
     os::fd::BorrowedFd,
 };
 
+pub(crate) mod link;
+pub(crate) mod shared;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod tcp;
 
 /// A connection that never blocks.

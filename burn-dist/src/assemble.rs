@@ -1,0 +1,199 @@
+//! From a rendezvous to a working engine: connections to the neighbours, shared memory between those of one machine,
+//! the control plane.
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSlice},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::{
+    config::Config,
+    control::{Control, Stall},
+    engine::{Engine, Lane, timespec},
+    error::{DistError, Fault, Result},
+    flight::FlightRecorder,
+    rendezvous::{Door, LinkId, Meeting, Roster},
+    topology::Topology,
+    trace::Trace,
+    transport::{
+        Pipe, Shutter,
+        link::Link,
+        shared::{Offered, Region, Shared},
+    },
+};
+
+/// An engine, and what a communicator keeps beside it.
+pub(crate) struct Assembled {
+    pub(crate) engine: Engine,
+    pub(crate) topology: Topology,
+    pub(crate) roster: Arc<Roster>,
+    /// Rank 0's, for as long as the job runs.
+    pub(crate) door: Option<Door>,
+}
+
+/// Connects a rank that has met the others.
+///
+/// # Errors
+/// A connection that did not come about: with whom.
+pub(crate) fn assemble(mut meeting: Meeting, config: &Config, start: Instant) -> Result<Assembled> {
+    let rank = meeting.rank.index() as u32;
+    let topology = Topology::new(rank, &meeting.roster);
+    let deadline = Instant::now() + config.timeouts.startup;
+    let mut connected = meeting.connect_links(&topology.links(&config.agreed), deadline)?;
+    let mut shared = share_memory(&mut connected, &topology, &meeting.roster, config, deadline)?;
+
+    let shutters: Vec<Shutter> = connected.iter().filter_map(|(_, pipe)| pipe.shutter()).collect();
+    let flight = Arc::new(FlightRecorder::new(start));
+    let records = FaultRecords { flight: Arc::clone(&flight), rank, config: config.clone() };
+    let control = Arc::new(Control::start(
+        meeting.rank,
+        Arc::clone(&meeting.roster),
+        meeting.control,
+        config.timeouts,
+        Arc::clone(&flight),
+        Box::new(move |fault| {
+            shutters.iter().for_each(Shutter::shut);
+            records.write(fault);
+        }),
+        Box::new(move |stall: &Stall| {
+            // One rank says it for all.
+            if rank == 0 {
+                eprintln!("burn-dist: {stall}");
+            }
+        }),
+    )?);
+
+    let mut lanes: Vec<Lane> =
+        (0..topology.num_lanes(&config.agreed)).map(|_| Lane { links: Vec::new() }).collect();
+    for (id, pipe) in connected {
+        let link = Link::new(id.peer, pipe, shared.remove(&id), meeting.roster.generation);
+        lanes[usize::from(id.stream)].links.push(link);
+    }
+    let engine = Engine {
+        generation: meeting.roster.generation,
+        world_size: meeting.rank.world_size().count(),
+        agreed: config.agreed.clone(),
+        lanes,
+        control,
+        flight,
+        trace: Arc::new(Trace::new(rank, start)),
+        deadline: config.timeouts.operation,
+        seq: 0,
+    };
+    Ok(Assembled { engine, topology, roster: meeting.roster, door: meeting.door })
+}
+
+/// Writes what this rank did last to a file when the job ends by a fault.
+struct FaultRecords {
+    flight: Arc<FlightRecorder>,
+    rank: u32,
+    config: Config,
+}
+
+impl FaultRecords {
+    fn write(&self, fault: &Fault) {
+        let Some(folder) = &self.config.flight_dir else { return };
+        if let Err(error) = self.flight.write(folder, self.rank, Some(fault)) {
+            eprintln!(
+                "burn-dist: cannot write the flight record of rank {} to {}: {error}",
+                self.rank,
+                folder.display()
+            );
+        }
+    }
+}
+
+/// Offers memory to every ring neighbour on this machine, and takes what they offer. A side that cannot (a full or
+/// missing `/dev/shm`) says so, and that connection carries its payloads itself.
+fn share_memory(
+    connected: &mut [(LinkId, Box<dyn Pipe>)],
+    topology: &Topology,
+    roster: &Roster,
+    config: &Config,
+    deadline: Instant,
+) -> Result<HashMap<LinkId, Shared>> {
+    const YES: u8 = b'Y';
+    const NO: u8 = b'N';
+    let mut shared = HashMap::new();
+    if !config.agreed.shared_memory {
+        return Ok(shared);
+    }
+    let me = topology.rank;
+    let session = &roster.session;
+    let bytes = config.agreed.segment_bytes;
+    let mut local: Vec<_> =
+        connected.iter_mut().filter(|(id, _)| topology.shares_memory_with(id.peer)).collect();
+    let tell = |pipe: &mut Box<dyn Pipe>, id: LinkId, answer: bool| {
+        let told = say(&mut **pipe, if answer { YES } else { NO }, deadline);
+        told.map_err(lost(roster, id))
+    };
+    let hear = |pipe: &mut Box<dyn Pipe>, id: LinkId| hear(&mut **pipe, deadline).map_err(lost(roster, id));
+
+    let mut offers = HashMap::new();
+    for (id, pipe) in &mut local {
+        let offered = Offered::new(session, me, id.peer, id.stream, bytes).ok();
+        tell(pipe, *id, offered.is_some())?;
+        offers.insert(*id, offered);
+    }
+    let mut taken = HashMap::new();
+    for (id, pipe) in &mut local {
+        let theirs = hear(pipe, *id)? == YES;
+        let region = theirs.then(|| Region::open(session, id.peer, me, id.stream, bytes).ok()).flatten();
+        tell(pipe, *id, region.is_some())?;
+        taken.insert(*id, region);
+    }
+    for (id, pipe) in &mut local {
+        // Both directions or none.
+        let accepted = hear(pipe, *id)? == YES;
+        if let (Some(Some(offered)), Some(Some(come)), true) = (offers.remove(id), taken.remove(id), accepted)
+        {
+            shared.insert(*id, Shared::new(offered.accepted(), come));
+        }
+    }
+    Ok(shared)
+}
+
+fn lost(roster: &Roster, id: LinkId) -> impl FnOnce(io::Error) -> DistError {
+    let host = roster.members[id.peer as usize].host.clone();
+    move |error| {
+        DistError::rendezvous(format!("rank {} on {host} was lost while the job formed: {error}", id.peer))
+    }
+}
+
+fn say(pipe: &mut dyn Pipe, byte: u8, deadline: Instant) -> io::Result<()> {
+    until(pipe, deadline, PollFlags::OUT, |pipe| pipe.write(&[IoSlice::new(&[byte])]))?;
+    until(pipe, deadline, PollFlags::OUT, |pipe| pipe.flush())
+}
+
+fn hear(pipe: &mut dyn Pipe, deadline: Instant) -> io::Result<u8> {
+    let mut byte = [0];
+    match until(pipe, deadline, PollFlags::IN, |pipe| pipe.read(&mut byte))? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(byte[0]),
+    }
+}
+
+/// Tries until it does not block.
+fn until<T>(
+    pipe: &mut dyn Pipe,
+    deadline: Instant,
+    wanted: PollFlags,
+    mut attempt: impl FnMut(&mut dyn Pipe) -> io::Result<T>,
+) -> io::Result<T> {
+    loop {
+        match attempt(pipe) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let Some(fd) = pipe.fd() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        poll(&mut [PollFd::from_borrowed_fd(fd, wanted)], Some(&timespec(left.min(Duration::from_secs(1)))))?;
+    }
+}

@@ -1,0 +1,109 @@
+//! From words and variables to a communicator.
+
+use std::{net::TcpListener, thread};
+
+use crate::{
+    communicator::Communicator,
+    config::{Agreed, Config, Timeouts, TlsFiles, Trust},
+    env::Identity,
+    error::{DistError, Result},
+    rank::{Rank, WorldSize},
+    rendezvous,
+};
+
+/// Settings of a communicator, said one by one. What is said here goes before what a variable says.
+#[derive(Debug, Clone, Default)]
+pub struct Builder {
+    identity: Option<Identity>,
+    config: Config,
+}
+
+impl Builder {
+    /// Who this process is and where rank 0 is, rather than from a launcher's variables.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// All settings at once.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What every rank must have alike.
+    pub fn agreed(mut self, agreed: Agreed) -> Self {
+        self.config.agreed = agreed;
+        self
+    }
+
+    /// How long to wait for what.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.config.timeouts = timeouts;
+        self
+    }
+
+    /// What proves that a process belongs to the job.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.config.trust = trust;
+        self
+    }
+
+    /// Mutual TLS 1.3.
+    pub fn tls(mut self, files: TlsFiles) -> Self {
+        self.config.tls = Some(files);
+        self
+    }
+
+    /// Meets the other ranks and connects. A job of one, or of a process that no launcher started, meets nobody.
+    ///
+    /// # Errors
+    /// [`DistError::Config`] for settings that cannot be followed; [`DistError::Rendezvous`] if the job does not form:
+    /// who is missing, who is there twice, who disagrees and in what.
+    pub fn connect(self) -> Result<Communicator> {
+        let Self { identity, config } = self;
+        match identity {
+            Some(identity) if identity.rank.world_size() != WorldSize::ONE => {
+                let meeting = rendezvous::meet(&identity, &config)?;
+                Communicator::connect(&identity, &config, meeting)
+            }
+            _ => Ok(Communicator::single()),
+        }
+    }
+}
+
+/// A job inside this process.
+pub(crate) fn local_mesh(world_size: WorldSize, config: &Config) -> Result<Vec<Communicator>> {
+    if world_size == WorldSize::ONE {
+        return Ok(vec![Communicator::single()]);
+    }
+    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(DistError::io("listen on loopback"))?;
+    let port = listener.local_addr().map_err(DistError::io("listen on loopback"))?.port();
+    let mut listener = Some(listener);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = (0..world_size.count() as u32)
+            .filter_map(|index| Rank::new(index, world_size))
+            .map(|rank| {
+                let listener = listener.take();
+                scope.spawn(move || {
+                    let identity = Identity {
+                        rank,
+                        local_rank: None,
+                        local_world_size: None,
+                        master_addr: "127.0.0.1".into(),
+                        master_port: port,
+                        generation: 0,
+                        source: "this process",
+                    };
+                    let meeting = rendezvous::meet_at(&identity, config, listener)?;
+                    Communicator::connect(&identity, config, meeting)
+                })
+            })
+            .collect();
+        let join = |rank: thread::ScopedJoinHandle<'_, Result<Communicator>>| match rank.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        ranks.into_iter().map(join).collect()
+    })
+}

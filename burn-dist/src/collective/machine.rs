@@ -1,0 +1,342 @@
+//! Carries a schedule out over links, as far as it goes without waiting. Who calls it decides how to wait: a driver
+//! polls sockets, a test lets simulated peers move in any order.
+
+use bytemuck::{cast_slice, cast_slice_mut};
+
+use super::schedule::{Action, Receive, Schedule};
+use crate::{
+    config::Wire,
+    transport::link::{Link, Trouble},
+    wire::{
+        checksum::crc32c,
+        header::{CHECKED, Header, NOT_FINITE, SHARED},
+        number::{Element, ReduceOp},
+    },
+};
+
+/// What all frames of an operation have alike, and what is done to numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) generation: u32,
+    pub(crate) seq: u64,
+    pub(crate) fingerprint: u64,
+    pub(crate) op: ReduceOp,
+    pub(crate) wire: Wire,
+    pub(crate) world_size: usize,
+    pub(crate) checksum: bool,
+}
+
+/// How far it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// All of it.
+    Done,
+    /// Until some link has something, or takes something.
+    Blocked,
+}
+
+/// What a link should be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interest {
+    /// The link's place among the lane's.
+    pub(crate) link: usize,
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+/// An operation under way on one lane.
+pub(crate) struct Machine {
+    terms: Terms,
+    schedule: Schedule,
+    queues: Vec<Queue>,
+    sent: Vec<bool>,
+    /// The checksum of what came, for whoever sends it on unchanged.
+    received: Vec<Option<u32>>,
+    /// Whether this rank's numbers, or those of any rank that it heard of, were not finite.
+    pub(crate) not_finite: bool,
+}
+
+/// Transfers with one peer, in order.
+struct Queue {
+    link: usize,
+    sends: std::vec::IntoIter<u32>,
+    receives: std::vec::IntoIter<u32>,
+    /// Whether the next send waits for a free slot.
+    wants_slot: bool,
+    /// The next receive waits for another transfer, not for its peer.
+    held: bool,
+}
+
+impl Machine {
+    /// Begins an operation. Every peer of the schedule must have a link.
+    pub(crate) fn new(terms: Terms, schedule: Schedule, links: &[Link], not_finite: bool) -> Self {
+        let mut peers: Vec<u32> = Vec::new();
+        let all = schedule.sends.iter().map(|send| send.peer);
+        for peer in all.chain(schedule.receives.iter().map(|receive| receive.peer)) {
+            if !peers.contains(&peer) {
+                peers.push(peer);
+            }
+        }
+        let queue = |peer: u32| {
+            let link =
+                links.iter().position(|link| link.peer == peer).expect("the engine links all partners");
+            let sends: Vec<u32> =
+                (0..).zip(&schedule.sends).filter(|(_, send)| send.peer == peer).map(|(id, _)| id).collect();
+            let receives: Vec<u32> = (0..)
+                .zip(&schedule.receives)
+                .filter(|(_, come)| come.peer == peer)
+                .map(|(id, _)| id)
+                .collect();
+            let (sends, receives) = (sends.into_iter(), receives.into_iter());
+            Queue { link, sends, receives, wants_slot: false, held: false }
+        };
+        Self {
+            terms,
+            queues: peers.into_iter().map(queue).collect(),
+            sent: vec![false; schedule.sends.len()],
+            received: vec![None; schedule.receives.len()],
+            schedule,
+            not_finite,
+        }
+    }
+
+    /// Goes on until it would have to wait.
+    pub(crate) fn advance<T: Element>(
+        &mut self,
+        links: &mut [Link],
+        buffer: &mut [T],
+    ) -> Result<Status, Trouble> {
+        loop {
+            let (mut moved, mut done) = (false, true);
+            for index in 0..self.queues.len() {
+                moved |= self.send(index, links, buffer)?;
+                moved |= self.receive(index, links, buffer)?;
+                let queue = &self.queues[index];
+                let link = &mut links[queue.link];
+                // While it looked for frames it may have read that slots are free.
+                moved |= queue.wants_slot && link.has_free_slot();
+                let told = link.is_sending() || link.push_notice()?;
+                done &= queue.sends.len() == 0 && queue.receives.len() == 0 && told && !link.has_unsent();
+            }
+            if done {
+                return Ok(Status::Done);
+            }
+            if !moved {
+                return Ok(Status::Blocked);
+            }
+        }
+    }
+
+    /// What to wait for after [`Status::Blocked`].
+    pub(crate) fn interests(&self, links: &[Link]) -> impl Iterator<Item = Interest> {
+        self.queues.iter().map(|queue| {
+            let link = &links[queue.link];
+            let receives = queue.receives.len() > 0;
+            // A frame that cannot be dealt with yet lies before whatever else there is to read.
+            let read = if link.has_header() { receives && !queue.held } else { receives || queue.wants_slot };
+            Interest { link: queue.link, read, write: link.has_unsent() }
+        })
+    }
+
+    /// The peers that something is still to come from.
+    pub(crate) fn waiting_for(&self, links: &[Link]) -> Vec<u32> {
+        let waits = |queue: &&Queue| queue.receives.len() > 0 && !queue.held;
+        self.queues.iter().filter(waits).map(|queue| links[queue.link].peer).collect()
+    }
+
+    /// Sends at most one segment; whether anything moved.
+    fn send<T: Element>(
+        &mut self,
+        index: usize,
+        links: &mut [Link],
+        buffer: &mut [T],
+    ) -> Result<bool, Trouble> {
+        let queue = &mut self.queues[index];
+        let link = &mut links[queue.link];
+        let Some(&id) = queue.sends.as_slice().first() else { return Ok(false) };
+        let send = &self.schedule.sends[id as usize];
+        if send.after.is_some_and(|receive| self.received[receive as usize].is_none()) {
+            return Ok(false);
+        }
+        let wire = if link.is_shared() { Wire::F32 } else { self.terms.wire };
+        let numbers = &mut buffer[send.range.clone()];
+        let native = T::wire_bytes(wire) == size_of::<T>();
+        let bytes = numbers.len() * T::wire_bytes(wire);
+        let mut encoded = std::mem::take(&mut link.scratch.encoded);
+        let through = 'frame: {
+            if !link.is_sending() {
+                if !native {
+                    if send.rounds {
+                        T::round_as_sent(wire, numbers);
+                    }
+                    T::encode(wire, numbers, room(&mut encoded, bytes));
+                }
+                let payload: &[u8] = if native { cast_slice(numbers) } else { room(&mut encoded, bytes) };
+                let checked = self.terms.checksum && !link.is_shared();
+                let known = send.after.and_then(|receive| {
+                    let come = &self.schedule.receives[receive as usize];
+                    let same = native && come.action == Action::Store && come.range == send.range;
+                    self.received[receive as usize].filter(|&crc| same && crc != 0)
+                });
+                let header = Header {
+                    flags: if checked { CHECKED } else { 0 } | if self.not_finite { NOT_FINITE } else { 0 },
+                    generation: self.terms.generation,
+                    payload_crc: if checked { known.unwrap_or_else(|| crc32c(payload)) } else { 0 },
+                    seq: self.terms.seq,
+                    fingerprint: self.terms.fingerprint,
+                    offset: send.range.start as u64,
+                    bytes: bytes as u32,
+                    slot: 0,
+                };
+                if link.is_shared() && !link.has_free_slot() && queue.receives.len() == 0 {
+                    // Slots come back as frames of their own; with nothing to receive nobody else reads them.
+                    link.header()?;
+                }
+                queue.wants_slot = !link.begin(header, payload)?;
+                if queue.wants_slot {
+                    break 'frame false;
+                }
+            }
+            let payload: &[u8] = if native { cast_slice(numbers) } else { room(&mut encoded, bytes) };
+            link.push(payload)?
+        };
+        link.scratch.encoded = encoded;
+        if through {
+            self.sent[id as usize] = true;
+            queue.sends.next();
+        }
+        Ok(through)
+    }
+
+    /// Receives at most one segment; whether anything moved.
+    fn receive<T: Element>(
+        &mut self,
+        index: usize,
+        links: &mut [Link],
+        buffer: &mut [T],
+    ) -> Result<bool, Trouble> {
+        let queue = &mut self.queues[index];
+        let link = &mut links[queue.link];
+        queue.held = false;
+        let Some(&id) = queue.receives.as_slice().first() else { return Ok(false) };
+        let come = &self.schedule.receives[id as usize];
+        let wire = if link.is_shared() { Wire::F32 } else { self.terms.wire };
+        let Some(header) = link.header()? else { return Ok(false) };
+        check::<T>(link, &header, &self.terms, come, wire)?;
+
+        let free = come.after_receive.is_none_or(|receive| self.received[receive as usize].is_some())
+            && come.after_send.is_none_or(|send| self.sent[send as usize]);
+        let numbers = &mut buffer[come.range.clone()];
+        let native = T::wire_bytes(wire) == size_of::<T>();
+        let bytes = header.bytes as usize;
+        let mut crc = 0;
+        if header.flags & SHARED != 0 {
+            queue.held = !free;
+            if !free {
+                return Ok(false);
+            }
+            let came = link.slot(&header)?;
+            match (come.action, bytemuck::try_cast_slice(came)) {
+                (Action::Store, _) => cast_slice_mut(numbers).copy_from_slice(came),
+                (Action::Reduce { .. }, Ok(came)) => T::combine(self.terms.op, numbers, came),
+                (Action::Reduce { .. }, Err(why)) => return Err(link.corrupt(why)),
+            }
+        } else if come.action == Action::Store && native {
+            queue.held = !free;
+            if !free || !link.read_payload(cast_slice_mut(numbers))? {
+                return Ok(false);
+            }
+            crc = verify(link, &header, cast_slice(numbers))?;
+        } else {
+            // Out of the link while the link is at work; an error ends the job, and the room with it.
+            let mut scratch = std::mem::take(&mut link.scratch);
+            let arrived = room(&mut scratch.arrived, bytes);
+            let here = link.read_payload(arrived)?;
+            queue.held = here && !free;
+            if here && free {
+                verify(link, &header, arrived)?;
+                match come.action {
+                    Action::Store => T::decode(wire, arrived, numbers),
+                    Action::Reduce { .. } if native => {
+                        T::combine(self.terms.op, numbers, cast_slice(arrived));
+                    }
+                    Action::Reduce { .. } => {
+                        let decoded = cast_slice_mut(room(&mut scratch.decoded, size_of_val(numbers)));
+                        T::decode(wire, arrived, decoded);
+                        T::combine(self.terms.op, numbers, decoded);
+                    }
+                }
+            }
+            link.scratch = scratch;
+            if !here || !free {
+                return Ok(false);
+            }
+        }
+        if come.action == (Action::Reduce { last: true }) {
+            if self.terms.op == ReduceOp::Mean {
+                T::divide(numbers, self.terms.world_size);
+            }
+            T::round_as_sent(self.terms.wire, numbers);
+            T::settle(numbers);
+        }
+        self.not_finite |= header.flags & NOT_FINITE != 0;
+        self.received[id as usize] = Some(crc);
+        link.finish();
+        queue.receives.next();
+        Ok(true)
+    }
+}
+
+/// Whether the frame is the one that must come next.
+fn check<T: Element>(
+    link: &Link,
+    header: &Header,
+    terms: &Terms,
+    come: &Receive,
+    wire: Wire,
+) -> Result<(), Trouble> {
+    if (header.seq, header.fingerprint) != (terms.seq, terms.fingerprint) {
+        let (peer_seq, peer_fingerprint) = (header.seq, header.fingerprint);
+        return Err(Trouble::Mismatch { peer: link.peer, peer_seq, peer_fingerprint });
+    }
+    let expected = (come.range.start as u64, come.range.len() * T::wire_bytes(wire));
+    let got = (header.offset, header.bytes as usize);
+    if expected != got {
+        return Err(link.corrupt(format!(
+            "a frame of {} bytes at element {}, expected {} at {}",
+            got.1, got.0, expected.1, expected.0
+        )));
+    }
+    if (header.flags & SHARED != 0) != link.is_shared() {
+        return Err(link.corrupt("a payload that took another way than was agreed"));
+    }
+    let checked = header.flags & CHECKED != 0;
+    if checked != (terms.checksum && !link.is_shared()) {
+        return Err(link.corrupt("a frame with another use of checksums than was agreed"));
+    }
+    Ok(())
+}
+
+/// Compares a payload with its header; its checksum, 0 without one.
+fn verify(link: &Link, header: &Header, payload: &[u8]) -> Result<u32, Trouble> {
+    if header.flags & CHECKED == 0 {
+        return Ok(0);
+    }
+    let got = crc32c(payload);
+    if got == header.payload_crc {
+        return Ok(got);
+    }
+    Err(link.corrupt(format!(
+        "{} bytes at element {} have CRC-32C {got:08x}, the sender computed {:08x}",
+        header.bytes, header.offset, header.payload_crc
+    )))
+}
+
+/// The first `bytes` of a buffer that is aligned for every number.
+fn room(buffer: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
+    let words = bytes.div_ceil(8);
+    if buffer.len() < words {
+        buffer.resize(words, 0);
+    }
+    &mut cast_slice_mut(buffer)[..bytes]
+}

@@ -1,0 +1,490 @@
+//! The public handle: a rank of a job, and what it can do together with the others.
+
+use std::{
+    fmt,
+    ops::Range,
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    assemble::{Assembled, assemble},
+    builder::Builder,
+    collective::{chunk::chunk, doubling, hierarchical, ring},
+    config::{Algorithm, Config, Wire},
+    control::{Control, Farewell},
+    engine::{Call, Carried, Engine},
+    env::Identity,
+    error::{DistError, Fault, Result},
+    flight::FlightRecorder,
+    rank::{Rank, WorldSize},
+    rendezvous::{Door, Meeting, Member, Roster},
+    topology::Topology,
+    trace::Trace,
+    wire::number::{Element, ReduceOp},
+};
+
+/// How a vote is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Vote {
+    /// Yes if all say yes.
+    All,
+    /// Yes if anyone does.
+    Any,
+}
+
+/// What a rank says of the numbers that it gives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Their number among several buffers that are under way at once; for messages.
+    pub bucket: u32,
+    /// Some of them are NaN or infinite. It travels with them: all ranks hear of it.
+    pub not_finite: bool,
+}
+
+/// Numbers that came back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reduced<T> {
+    /// The buffer that was given, with the result.
+    pub data: Vec<T>,
+    /// Some rank's [`Note`] said that its numbers are not finite.
+    pub not_finite: bool,
+    /// How long the operation was under way, in seconds.
+    pub seconds: f64,
+    /// How much of that was waiting for other ranks.
+    pub wait_s: f64,
+}
+
+/// An operation under way. Dropping it does not end the operation.
+#[derive(Debug)]
+#[must_use = "the result is lost with it"]
+pub struct Pending<T>(Receiver<Result<Reduced<T>>>);
+
+impl<T> Pending<T> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended the job.
+    pub fn wait(self) -> Result<Reduced<T>> {
+        // The thread that answers holds the sender until it has: without an answer it panicked.
+        self.0
+            .recv()
+            .unwrap_or_else(|_| Err(DistError::usage("the data thread of this communicator is gone")))
+    }
+}
+
+/// A rank of a job. Clones are the same rank; its operations are carried out one after the other, in the order of the
+/// calls, which must be the same on all ranks.
+///
+/// After an error of kind [`DistError::Fault`] the job is over: every later call returns it again. Dropping the last
+/// clone tells the others that this rank is done.
+#[derive(Clone)]
+pub struct Communicator {
+    rank: Rank,
+    job: Option<Arc<Job>>,
+}
+
+/// What the clones of a communicator share; nothing for a job of one.
+struct Job {
+    roster: Arc<Roster>,
+    topology: Topology,
+    control: Arc<Control>,
+    flight: Arc<FlightRecorder>,
+    trace: Arc<Trace>,
+    desk: Arc<Desk>,
+    /// Carries out what was started and is not waited for at once.
+    worker: Mutex<Option<Worker>>,
+    _door: Option<Door>,
+}
+
+/// Where operations queue.
+struct Desk {
+    engine: Mutex<Engine>,
+    /// Operations that the worker has yet to carry out.
+    queued: Mutex<usize>,
+    emptied: Condvar,
+}
+
+type Task = Box<dyn FnOnce(&mut Engine) + Send>;
+
+/// A place in the queue: given back when the operation is through, and also when it never will be.
+struct Place(Arc<Desk>);
+
+impl Place {
+    fn take(desk: &Arc<Desk>) -> Self {
+        *lock(&desk.queued) += 1;
+        Self(Arc::clone(desk))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *lock(&self.0.queued) -= 1;
+        self.0.emptied.notify_all();
+    }
+}
+
+struct Worker {
+    tasks: Sender<(Task, Place)>,
+    thread: JoinHandle<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic inside an operation ends the job by its own way; the lock itself has nothing to tell.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Communicator {
+    /// A job of one process. No socket, no thread: every operation returns at once.
+    pub fn single() -> Self {
+        Self { rank: Rank::SINGLE, job: None }
+    }
+
+    /// Settings for a job of several processes.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// A whole job inside this process, over loopback: rank i at place i, each for a thread of its own. For tests and
+    /// for trying things out.
+    ///
+    /// # Errors
+    /// Settings that cannot be followed; a system that gives no sockets.
+    pub fn local_mesh(world_size: WorldSize, config: &Config) -> Result<Vec<Self>> {
+        crate::builder::local_mesh(world_size, config)
+    }
+
+    pub(crate) fn connect(identity: &Identity, config: &Config, meeting: Meeting) -> Result<Self> {
+        let Assembled { engine, topology, roster, door } = assemble(meeting, config, Instant::now())?;
+        let (control, flight, trace) =
+            (Arc::clone(&engine.control), Arc::clone(&engine.flight), Arc::clone(&engine.trace));
+        let desk =
+            Arc::new(Desk { engine: Mutex::new(engine), queued: Mutex::new(0), emptied: Condvar::new() });
+        let worker = Mutex::new(None);
+        let job = Job { roster, topology, control, flight, trace, desk, worker, _door: door };
+        Ok(Self { rank: identity.rank, job: Some(Arc::new(job)) })
+    }
+
+    /// Which rank this is, of how many.
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// Who takes part, by rank; empty for a job of one.
+    pub fn members(&self) -> &[Member] {
+        self.job.as_ref().map_or(&[], |job| &job.roster.members)
+    }
+
+    /// The verdict that ended the job, if it is over.
+    pub fn fault(&self) -> Option<Arc<Fault>> {
+        self.job.as_ref().and_then(|job| job.control.fault())
+    }
+
+    /// Combines the values of all ranks, element by element, in place: all ranks get the same bits.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended the job; what is in `data` then is not defined.
+    ///
+    /// # Cost
+    /// Up to `small_bytes`: log2 n steps. Beyond: 2 (n - 1) steps and 2 (n - 1) / n S bytes a rank, or the two levels'
+    /// cost where several ranks share a machine.
+    pub fn all_reduce<T: Element>(&self, data: &mut [T], op: ReduceOp) -> Result<()> {
+        let Some(job) = &self.job else { return Ok(()) };
+        job.now(|engine| all_reduce(engine, &job.topology, data, op, Note::default())).map(drop)
+    }
+
+    /// The same, in the background: the buffer comes back with the result. Several may be under way; they are carried
+    /// out in the order in which they were started.
+    pub fn start_all_reduce<T: Element>(&self, mut data: Vec<T>, op: ReduceOp, note: Note) -> Pending<T> {
+        let (answer, pending) = mpsc::channel();
+        let reduced = |data, carried: Carried| Reduced {
+            data,
+            not_finite: carried.not_finite,
+            seconds: carried.seconds,
+            wait_s: carried.wait_s,
+        };
+        // Nobody may wait for the answer; that is no error.
+        match &self.job {
+            None => {
+                let carried = Carried { not_finite: note.not_finite, ..Carried::default() };
+                let _ = answer.send(Ok(reduced(data, carried)));
+            }
+            Some(job) => {
+                let topology = job.topology.clone();
+                let refused = answer.clone();
+                let task = Box::new(move |engine: &mut Engine| {
+                    let carried = all_reduce(engine, &topology, &mut data, op, note);
+                    let _ = answer.send(carried.map(|carried| reduced(data, carried)));
+                });
+                if let Err(error) = job.later(task) {
+                    let _ = refused.send(Err(error));
+                }
+            }
+        }
+        Pending(pending)
+    }
+
+    /// Combines the values of all ranks; this rank gets the part that is returned, the rest of `data` is not defined.
+    /// Part i of rank i: equal lengths, the first ones longer by one where it does not divide.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended the job.
+    ///
+    /// # Cost
+    /// n - 1 steps, (n - 1) / n S bytes a rank.
+    pub fn reduce_scatter<T: Element>(&self, data: &mut [T], op: ReduceOp) -> Result<Range<usize>> {
+        let world_size = self.rank.world_size().count();
+        let own = chunk(&(0..data.len()), world_size, self.rank.index());
+        let Some(job) = &self.job else { return Ok(own) };
+        let what = format!("reduce-scatter ({}) of {} {}", op.name(), data.len(), T::NAME);
+        let ring = &job.topology.ring;
+        job.now(|engine| {
+            let call = Call { what, op, wire: engine.agreed.wire, striped: false, not_finite: false };
+            engine.run(call, data, &|schedule, whole| {
+                ring::reduce_scatter(schedule, ring, |index| chunk(&whole, world_size, index), true);
+            })
+        })?;
+        Ok(own)
+    }
+
+    /// Gives all ranks the part i of rank i; parts as in [`reduce_scatter`](Self::reduce_scatter).
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended the job.
+    ///
+    /// # Cost
+    /// n - 1 steps, (n - 1) / n S bytes a rank.
+    pub fn all_gather<T: Element>(&self, data: &mut [T]) -> Result<()> {
+        let world_size = self.rank.world_size().count();
+        let whole = 0..data.len();
+        self.gather_parts(data, "", |index| chunk(&whole, world_size, index))
+    }
+
+    fn gather_parts<T: Element>(
+        &self,
+        data: &mut [T],
+        what: &str,
+        part: impl Fn(usize) -> Range<usize> + Sync,
+    ) -> Result<()> {
+        let Some(job) = &self.job else { return Ok(()) };
+        let what = format!("all-gather{what} of {} {}", data.len(), T::NAME);
+        let ring = &job.topology.ring;
+        job.now(|engine| {
+            engine.run(exact(what), data, &|schedule, _| ring::all_gather(schedule, ring, &part))
+        })
+        .map(drop)
+    }
+
+    /// Gives all ranks what each has to say, by rank. Lengths may differ.
+    ///
+    /// # Errors
+    /// [`DistError::Usage`] on every rank if one has more than `max_bytes`, which names it; the [`Fault`] that ended
+    /// the job.
+    ///
+    /// # Cost
+    /// Two all-gathers: of the lengths, of the bytes.
+    pub fn all_gather_bytes(&self, mine: &[u8], max_bytes: usize) -> Result<Vec<Vec<u8>>> {
+        let (rank, world_size) = (self.rank.index(), self.rank.world_size().count());
+        let mut lengths = vec![0u64; world_size];
+        lengths[rank] = mine.len() as u64;
+        self.gather_parts(&mut lengths, " (lengths)", |index| index..index + 1)?;
+        if let Some(talker) = lengths.iter().position(|&length| length > max_bytes as u64) {
+            let length = lengths[talker];
+            return Err(DistError::usage(format!(
+                "rank {talker} gave {length} bytes to an all-gather of at most {max_bytes} a rank"
+            )));
+        }
+        let starts: Vec<usize> = std::iter::once(0)
+            .chain(lengths.iter().scan(0, |end, &length| {
+                *end += length as usize;
+                Some(*end)
+            }))
+            .collect();
+        let part = |index: usize| starts[index]..starts[index + 1];
+        let mut all = vec![0u8; starts[world_size]];
+        all[part(rank)].copy_from_slice(mine);
+        self.gather_parts(&mut all, "", part)?;
+        Ok((0..world_size).map(|rank| all[part(rank)].to_vec()).collect())
+    }
+
+    /// Gives all ranks what rank `root` has.
+    ///
+    /// # Errors
+    /// [`DistError::Usage`] for a root outside the job; the [`Fault`] that ended the job.
+    ///
+    /// # Cost
+    /// S bytes a rank, in a pipeline around the ring.
+    pub fn broadcast<T: Element>(&self, data: &mut [T], root: usize) -> Result<()> {
+        let world_size = self.rank.world_size();
+        if root >= world_size.count() {
+            return Err(DistError::usage(format!("a broadcast from rank {root} in a job of {world_size}")));
+        }
+        let Some(job) = &self.job else { return Ok(()) };
+        let what = format!("broadcast from rank {root} of {} {}", data.len(), T::NAME);
+        let ring = &job.topology.ring;
+        job.now(|engine| {
+            let call = Call { striped: true, ..exact(what) };
+            engine.run(call, data, &|schedule, whole| ring::broadcast(schedule, ring, whole, root))
+        })
+        .map(drop)
+    }
+
+    /// Waits until all ranks have called it.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended the job.
+    ///
+    /// # Cost
+    /// log2 n steps.
+    pub fn barrier(&self) -> Result<()> {
+        self.count("barrier".into(), 0, ReduceOp::Max).map(drop)
+    }
+
+    /// Takes a vote: all ranks get the same answer.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended the job.
+    ///
+    /// # Cost
+    /// log2 n steps.
+    pub fn vote(&self, mine: bool, vote: Vote) -> Result<bool> {
+        let (what, op) = match vote {
+            Vote::All => ("vote (all)", ReduceOp::Min),
+            Vote::Any => ("vote (any)", ReduceOp::Max),
+        };
+        Ok(self.count(what.into(), u8::from(mine), op)? != 0)
+    }
+
+    fn count(&self, what: String, mine: u8, op: ReduceOp) -> Result<u8> {
+        let mut byte = [mine];
+        let Some(job) = &self.job else { return Ok(mine) };
+        let (rank, world_size) = (job.topology.rank, job.topology.world_size);
+        job.now(|engine| {
+            let call = Call { op, ..exact(what) };
+            engine.run(call, &mut byte, &|schedule, whole| {
+                doubling::all_reduce(schedule, rank, world_size, whole);
+            })
+        })?;
+        Ok(byte[0])
+    }
+
+    /// Tells the others that this rank failed, and why, in one line: their calls return it. The job is over.
+    pub fn fail(&self, why: &str) {
+        if let Some(job) = &self.job {
+            job.control.leave(Farewell::Failed(why.into()));
+        }
+    }
+
+    /// Starts to remember where time goes, for [`write_trace`](Self::write_trace).
+    pub fn start_trace(&self) {
+        if let Some(job) = &self.job {
+            job.trace.start();
+        }
+    }
+
+    /// What was remembered, in Chrome's trace event format; nothing for a job of one.
+    pub fn trace_json(&self) -> Option<String> {
+        self.job.as_ref().map(|job| job.trace.to_json())
+    }
+
+    /// Writes the last operations of this rank to `folder/flight-RANK.json`, for `sprint dist doctor`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write_flight_record(&self, folder: &Path) -> std::io::Result<()> {
+        match &self.job {
+            None => Ok(()),
+            Some(job) => job.flight.write(folder, job.topology.rank, job.control.fault().as_deref()),
+        }
+    }
+}
+
+impl fmt::Debug for Communicator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Communicator").field("rank", &self.rank).finish_non_exhaustive()
+    }
+}
+
+/// An operation whose values arrive as they were.
+fn exact(what: String) -> Call {
+    Call { what, op: ReduceOp::Max, wire: Wire::F32, striped: false, not_finite: false }
+}
+
+fn all_reduce<T: Element>(
+    engine: &mut Engine,
+    topology: &Topology,
+    data: &mut [T],
+    op: ReduceOp,
+    note: Note,
+) -> Result<Carried> {
+    let bucket = if note.bucket > 0 { format!(", bucket {}", note.bucket) } else { String::new() };
+    let what = format!("all-reduce ({}) of {} {}{bucket}", op.name(), data.len(), T::NAME);
+    let algorithm = topology.algorithm(&engine.agreed, size_of_val(data));
+    let call = Call {
+        what,
+        op,
+        wire: engine.agreed.wire,
+        striped: algorithm != Algorithm::Doubling,
+        not_finite: note.not_finite,
+    };
+    engine.run(call, data, &|schedule, whole| match algorithm {
+        Algorithm::Doubling => doubling::all_reduce(schedule, topology.rank, topology.world_size, whole),
+        Algorithm::Hierarchical => hierarchical::all_reduce(schedule, &topology.levels, whole),
+        Algorithm::Ring | Algorithm::Auto => ring::all_reduce(schedule, &topology.ring, whole),
+    })
+}
+
+impl Job {
+    /// Carries out an operation on the caller's thread, when those that were started before are through.
+    fn now<R>(&self, operation: impl FnOnce(&mut Engine) -> Result<R>) -> Result<R> {
+        let mut queued = lock(&self.desk.queued);
+        while *queued > 0 {
+            queued = self.desk.emptied.wait(queued).unwrap_or_else(PoisonError::into_inner);
+        }
+        // Not to be overtaken by what is started from now on.
+        let mut engine = lock(&self.desk.engine);
+        drop(queued);
+        operation(&mut engine)
+    }
+
+    /// Hands an operation to the worker, which is started by the first.
+    fn later(&self, task: Task) -> Result<()> {
+        let mut worker = lock(&self.worker);
+        if worker.is_none() {
+            let (tasks, queue) = mpsc::channel::<(Task, Place)>();
+            let desk = Arc::clone(&self.desk);
+            let thread = thread::Builder::new().name("burn-dist data".into()).spawn(move || {
+                for (task, _place) in queue {
+                    task(&mut lock(&desk.engine));
+                }
+            });
+            let thread =
+                thread.map_err(|error| DistError::usage(format!("cannot start a thread: {error}")))?;
+            *worker = Some(Worker { tasks, thread });
+        }
+        let place = Place::take(&self.desk);
+        let sent = worker.as_ref().is_some_and(|worker| worker.tasks.send((task, place)).is_ok());
+        if sent { Ok(()) } else { Err(DistError::usage("the data thread of this communicator is gone")) }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.control.leave(Farewell::Panicked("a panic while the communicator was in use".into()));
+        }
+        // What was started is carried out: other ranks count on it.
+        if let Some(Worker { tasks, thread }) = lock(&self.worker).take() {
+            drop(tasks);
+            let _ = thread.join();
+        }
+        // A connection that is closed with bytes unread takes with it what the peer has not read yet.
+        lock(&self.desk.engine).settle(Duration::from_secs(2));
+        self.control.leave(Farewell::Done);
+    }
+}

@@ -1,0 +1,1 @@
+//! Every rule, without a thread or a clock.

@@ -1,0 +1,176 @@
+//! A control connection: bounded queues both ways over a [`Pipe`], and waiting on many of them at once.
+
+use std::{collections::VecDeque, io, io::IoSlice, os::fd::BorrowedFd, sync::Arc, time::Duration};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::message::{Inbox, Message};
+use crate::{error::FaultKind, limits::MAX_CONTROL_BYTES, transport::Pipe};
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 16 << 10;
+/// Reads of one connection before the others have their turn.
+const READS: usize = 4;
+/// Bytes that wait for a peer who does not read: the longest verdict and everything that was said before it.
+const MAX_QUEUED_BYTES: usize = 2 * MAX_CONTROL_BYTES;
+/// Between two looks at connections that have no socket to wait on.
+const NO_SOCKET: Duration = Duration::from_millis(1);
+
+/// Why nothing more comes from a connection.
+#[derive(Debug)]
+pub(super) struct Broken {
+    /// What that makes of the rank at its other end.
+    pub(super) kind: FaultKind,
+    pub(super) why: String,
+    /// Whether the connection itself is over: else it is only not listened to any more.
+    pub(super) over: bool,
+}
+
+/// One connection.
+pub(super) struct Link {
+    pipe: Box<dyn Pipe>,
+    inbox: Inbox,
+    outbox: VecDeque<Arc<[u8]>>,
+    /// Of the first in `outbox`.
+    sent_bytes: usize,
+    queued_bytes: usize,
+    /// Whether what comes is thrown away.
+    deaf: bool,
+    /// Whether nothing can be sent any more.
+    broken: bool,
+}
+
+impl Link {
+    /// Takes messages of at most `max_bytes`.
+    pub(super) fn new(pipe: Box<dyn Pipe>, max_bytes: usize) -> Self {
+        Self {
+            pipe,
+            inbox: Inbox::new(max_bytes),
+            outbox: VecDeque::new(),
+            sent_bytes: 0,
+            queued_bytes: 0,
+            deaf: false,
+            broken: false,
+        }
+    }
+
+    /// Queues a message. A peer that leaves so much unread gets no more: it has long been silent.
+    pub(super) fn push(&mut self, frame: &Arc<[u8]>) {
+        if !self.broken && self.queued_bytes + frame.len() <= MAX_QUEUED_BYTES {
+            self.queued_bytes += frame.len();
+            self.outbox.push_back(frame.clone());
+        }
+    }
+
+    /// Gives away as much as fits. An error shows at the next [`receive`](Self::receive), behind what came before it.
+    pub(super) fn send(&mut self) {
+        while let Some(first) = self.outbox.front() {
+            match self.pipe.write(&[IoSlice::new(&first[self.sent_bytes..])]) {
+                Ok(taken) => self.sent_bytes += taken,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => continue,
+                    io::ErrorKind::WouldBlock => break,
+                    _ => {
+                        (self.broken, self.queued_bytes) = (true, 0);
+                        self.outbox.clear();
+                        break;
+                    }
+                },
+            }
+            if self.sent_bytes == first.len() {
+                self.queued_bytes -= first.len();
+                self.sent_bytes = 0;
+                self.outbox.pop_front();
+            }
+        }
+        if self.pipe.holds_bytes() {
+            let _ = self.pipe.flush();
+        }
+    }
+
+    /// Listens no more, but for the end of the connection.
+    pub(super) fn deafen(&mut self) {
+        self.deaf = true;
+    }
+
+    /// Whether something waits to be sent.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.broken && (!self.outbox.is_empty() || self.pipe.holds_bytes())
+    }
+
+    /// Adds what came to `messages`, also what came before the end.
+    pub(super) fn receive(&mut self, messages: &mut Vec<Message>) -> Option<Broken> {
+        let mut bytes = [0; READ_BYTES];
+        for _ in 0..READS {
+            match self.pipe.read(&mut bytes) {
+                Ok(0) => {
+                    let why =
+                        "its control connection closed without a farewell: it exited, crashed or was killed";
+                    return Some(Broken { kind: FaultKind::Died, why: why.into(), over: true });
+                }
+                Ok(_) if self.deaf => {}
+                Ok(count) => {
+                    self.inbox.put(&bytes[..count]);
+                    loop {
+                        match self.inbox.next() {
+                            Ok(Some(message)) => messages.push(message),
+                            Ok(None) => break,
+                            Err(why) => {
+                                self.deafen();
+                                return Some(Broken { kind: FaultKind::Corrupt, why, over: false });
+                            }
+                        }
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return None,
+                    io::ErrorKind::Interrupted => {}
+                    kind => return Some(Broken { kind: kind_of(kind), why: broke(&error), over: true }),
+                },
+            }
+        }
+        None
+    }
+}
+
+/// A system that gave up on a peer who does not answer met silence; every other end is the peer's.
+fn kind_of(error: io::ErrorKind) -> FaultKind {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    match error {
+        TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown => FaultKind::Silent,
+        io::ErrorKind::InvalidData => FaultKind::Corrupt,
+        _ => FaultKind::Died,
+    }
+}
+
+fn broke(error: &io::Error) -> String {
+    format!("its control connection broke ({error})")
+}
+
+/// Waits until one of `links` has something or takes something that waits, until `waker` has a byte, or until
+/// `timeout`. Returns which links are worth reading.
+pub(super) fn wait(links: &[&Link], waker: Option<BorrowedFd<'_>>, timeout: Duration) -> Vec<bool> {
+    let blind = |link: &Link| link.pipe.fd().is_none() || link.pipe.has_bytes();
+    let timeout = match links.iter().find(|link| blind(link)) {
+        Some(link) if link.pipe.has_bytes() => Duration::ZERO,
+        Some(_) => timeout.min(NO_SOCKET),
+        None => timeout,
+    };
+    let mut fds: Vec<_> = waker.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    for link in links {
+        let out = if link.is_behind() { PollFlags::OUT } else { PollFlags::empty() };
+        fds.extend(link.pipe.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN | out)));
+    }
+    let timeout = Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
+    // Interrupted, or without memory: then all are looked at, which is right if slow.
+    let polled = poll(&mut fds, Some(&timeout)).is_ok();
+    let mut answers =
+        fds[usize::from(waker.is_some())..].iter().map(|fd| !(fd.revents() - PollFlags::OUT).is_empty());
+    links
+        .iter()
+        .map(|link| {
+            let ready = link.pipe.fd().is_some().then(|| answers.next()).flatten();
+            blind(link) || !polled || ready.unwrap_or(true)
+        })
+        .collect()
+}

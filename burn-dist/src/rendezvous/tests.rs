@@ -1,0 +1,140 @@
+//! Jobs of a few ranks in this process, on loopback, with whatever may come along.
+
+use std::{
+    net::TcpListener,
+    sync::{Arc, Mutex},
+    thread::{self, ScopedJoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::{
+    config::{Timeouts, Trust},
+    rank::WorldSize,
+    transport::Pipe,
+};
+
+/// Lines that ranks said to the user.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    fn manner(&self) -> Manner {
+        let said = self.clone();
+        Manner {
+            settle: Duration::from_secs(2),
+            say: Arc::new(move |line| said.0.lock().unwrap().push(line)),
+            ..Manner::default()
+        }
+    }
+
+    fn all(&self) -> String {
+        self.0.lock().unwrap().join("\n")
+    }
+}
+
+fn identity(rank: u32, world_size: u32, port: u16) -> Identity {
+    Identity {
+        rank: Rank::new(rank, WorldSize::new(world_size).unwrap()).unwrap(),
+        local_rank: None,
+        local_world_size: None,
+        master_addr: "127.0.0.1".to_owned(),
+        master_port: port,
+        generation: 3,
+        source: "test",
+    }
+}
+
+fn config() -> Config {
+    Config {
+        trust: Trust::Secret(b"known to all".to_vec()),
+        timeouts: Timeouts { startup: Duration::from_secs(60), ..Timeouts::default() },
+        ..Config::default()
+    }
+}
+
+fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// Starts rank `rank`.
+fn start<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    identity: Identity,
+    config: Config,
+    listener: Option<TcpListener>,
+    said: &Said,
+) -> ScopedJoinHandle<'scope, Result<Meeting>> {
+    let manner = said.manner();
+    scope.spawn(move || meet_in(&identity, &config, listener, &manner))
+}
+
+/// A job of `world_size` ranks that trust as `config` says.
+fn job(world_size: u32, config: &Config, said: &Said) -> Vec<Meeting> {
+    let (listener, port) = listen();
+    let mut listener = Some(listener);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = (0..world_size)
+            .map(|rank| start(scope, identity(rank, world_size, port), config.clone(), listener.take(), said))
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
+    })
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// Every rank connected to every other, by so many streams; each connection says who holds it.
+fn check_full_mesh(meetings: Vec<Meeting>, streams: u16) {
+    let world_size = meetings.len() as u32;
+    let links: Vec<_> = thread::scope(|scope| {
+        let ranks: Vec<_> = meetings
+            .into_iter()
+            .map(|mut meeting| {
+                scope.spawn(move || {
+                    let me = meeting.rank.index() as u32;
+                    let peers = (0..world_size).filter(|peer| *peer != me);
+                    let wanted: Vec<_> = peers
+                        .flat_map(|peer| (0..streams).map(move |stream| LinkId { peer, stream }))
+                        .collect();
+                    let links = meeting.connect_links(&wanted, soon()).unwrap();
+                    assert_eq!(links.iter().map(|(id, _)| *id).collect::<Vec<_>>(), wanted);
+                    (me, links)
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    let never = std::sync::atomic::AtomicBool::new(false);
+    let patience = talk::Patience { deadline: soon(), called_off: &never };
+    let mut links: Vec<(u32, Vec<(LinkId, Box<dyn Pipe>)>)> = links;
+    for (me, links) in &mut links {
+        for (id, pipe) in links {
+            talk::send(pipe.as_mut(), &[*me as u8, id.peer as u8, id.stream as u8], patience).unwrap();
+        }
+    }
+    for (me, links) in &mut links {
+        for (id, pipe) in links {
+            let mut said = [0; 3];
+            talk::receive(pipe.as_mut(), &mut said, patience).unwrap();
+            assert_eq!(said, [id.peer as u8, *me as u8, id.stream as u8]);
+        }
+    }
+}
+
+#[test]
+fn a_job_forms_and_connects() {
+    for trust in [Trust::LoopbackOnly, Trust::Insecure, Trust::Secret(b"s".to_vec())] {
+        let said = Said::default();
+        let meetings = job(4, &Config { trust, ..config() }, &said);
+        let roster = Arc::clone(&meetings[0].roster);
+        assert_eq!(roster.members.iter().map(|member| member.rank).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert!(roster.members.iter().all(|member| member.host_id == roster.members[0].host_id));
+        assert!(meetings.iter().all(|meeting| meeting.roster == roster));
+        check_full_mesh(meetings, 3);
+        assert_eq!(said.all(), "");
+    }
+}
