@@ -25,6 +25,9 @@ pub enum Error {
     /// What the run records could not be written or read back.
     #[error(transparent)]
     Record(#[from] crate::record::RecordError),
+    /// Ranks could not be launched, or one of them failed.
+    #[error(transparent)]
+    Launch(#[from] crate::cluster::LaunchError),
     /// The system refused to read or write.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -84,11 +87,13 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// The exit status of the command: 1 the run failed, 2 the words were wrong, 130 the user stopped it.
+    /// The exit status of the command: 1 the run failed, 2 the words were wrong, 130 the user stopped it; of a launch
+    /// that failed, the status of the rank that was the cause.
     pub const fn exit_status(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Dist(DistError::Config(_)) => 2,
             Self::Stopped(_) => 130,
+            Self::Launch(error) => error.exit_status(),
             _ => 1,
         }
     }

@@ -8,13 +8,14 @@
 //! | module | job |
 //! |---|---|
 //! | [`cli`] | words to typed values; the only place that names a backend |
+//! | [`cluster`] | many processes as one run: started, watched, ended together |
 //! | [`config`] | TOML, `--set` and flags to a checked plan |
 //! | [`recipe`] | phases, learning rates, presets: pure arithmetic |
 //! | [`data`] | pictures on disk to batches of bytes |
 //! | [`train`] | the loop, the step, the optimizer, evaluation, checkpoints |
 //! | [`record`] | what a run leaves behind |
 //!
-//! Arrows run down only: `cli -> train -> {recipe, data, record} -> {burn-resnet, burn-dist} -> burn`.
+//! Arrows run down only: `cli -> train -> {recipe, data, record, cluster} -> {burn-resnet, burn-dist} -> burn`.
 //!
 //! # Example
 //!
@@ -49,6 +50,7 @@
 //! ```
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod data;
 pub mod error;

@@ -14,11 +14,12 @@ const MAX_LINES: usize = 400;
 const LONGER: &[(&str, usize)] = &[("burn-resnet/src/config.rs", 414), ("src/data/loader.rs", 427)];
 /// What each module of burn-sprint may use of the others: arrows run down only.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("cluster", &[]),
     ("recipe", &[]),
     ("data", &[]),
     ("record", &[]),
     ("config", &["data", "error", "recipe"]),
-    ("train", &["config", "data", "error", "recipe", "record"]),
+    ("train", &["cluster", "config", "data", "error", "recipe", "record"]),
 ];
 
 fn root() -> &'static Path {

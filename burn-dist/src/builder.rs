@@ -5,7 +5,7 @@ use std::{net::TcpListener, thread};
 use crate::{
     communicator::Communicator,
     config::{Agreed, Config, Timeouts, TlsFiles, Trust},
-    env::Identity,
+    env::{self, Identity},
     error::{DistError, Result},
     rank::{Rank, WorldSize},
     rendezvous,
@@ -25,12 +25,16 @@ impl Builder {
         self
     }
 
-    /// Who this process is, from a launcher's variables.
+    /// From a launcher's variables (see [`crate::env`]) and `BURN_DIST_*`: who this process is, where rank 0 is, and
+    /// settings. Without a launcher it is a job of one.
     ///
     /// # Errors
-    /// [`DistError::Config`] for variables that make no sense together.
+    /// [`DistError::Config`] naming the variable that is missing, wrong, or unknown.
     pub fn from_env(self) -> Result<Self> {
-        Ok(self)
+        let identity = env::identity(&|name| std::env::var(name).ok())?;
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let config = Config::from_vars(&|name| std::env::var(name).ok(), names)?;
+        Ok(Self { identity, config })
     }
 
     /// All settings at once.
@@ -72,6 +76,13 @@ impl Builder {
         let Self { identity, config } = self;
         match identity {
             Some(identity) if identity.rank.world_size() != WorldSize::ONE => {
+                if identity.rank.is_main() {
+                    let Identity { rank, master_addr, master_port, source, .. } = &identity;
+                    let world_size = rank.world_size();
+                    eprintln!(
+                        "burn-dist: {world_size} ranks, said {source}; meeting at {master_addr}:{master_port}"
+                    );
+                }
                 let meeting = rendezvous::meet(&identity, &config)?;
                 Communicator::connect(&identity, &config, meeting)
             }

@@ -165,3 +165,97 @@ impl<'a> Pattern<'a> {
         named != self.but
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rank::{Rank, WorldSize};
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn machine() -> Vec<Interface> {
+        [
+            ("lo", "127.0.0.1"),
+            ("docker0", "172.17.0.1"),
+            ("eth0", "10.0.0.5"),
+            ("eth1", "192.168.7.5"),
+            ("eth1", "fe80::1"),
+            ("eth1", "fd00::5"),
+            ("lo", "::1"),
+        ]
+        .map(|(name, address)| Interface { name: name.to_owned(), address: ip(address) })
+        .to_vec()
+    }
+
+    fn chosen(route: &str, master: &str, pattern: Option<&str>) -> Result<IpAddr> {
+        choose(&machine(), ip(route), ip(master), pattern)
+    }
+
+    #[test]
+    fn the_way_to_rank_0_unless_said_otherwise() {
+        assert_eq!(chosen("10.0.0.5", "10.0.0.1", None).unwrap(), ip("10.0.0.5"));
+        assert_eq!(chosen("127.0.0.1", "127.0.0.1", None).unwrap(), ip("127.0.0.1"));
+        assert_eq!(chosen("::ffff:10.0.0.5", "::ffff:10.0.0.1", None).unwrap(), ip("10.0.0.5"));
+        for (pattern, address) in [
+            ("eth", "10.0.0.5"),
+            ("=eth1", "192.168.7.5"),
+            ("eth1,eth0", "10.0.0.5"),
+            ("^eth0,lo,docker", "192.168.7.5"),
+            ("^=eth1,lo,docker0", "10.0.0.5"),
+            ("docker", "172.17.0.1"),
+        ] {
+            assert_eq!(chosen("10.0.0.5", "10.0.0.1", Some(pattern)).unwrap(), ip(address), "{pattern}");
+        }
+        // Of rank 0's family, if the interface has one.
+        assert_eq!(chosen("fd00::9", "fd00::1", Some("eth1")).unwrap(), ip("fd00::5"));
+    }
+
+    #[test]
+    fn what_others_cannot_reach_is_refused_with_what_there_is() {
+        for (route, pattern) in [("10.0.0.5", Some("lo")), ("127.0.0.1", None), ("10.0.0.5", Some("=eth"))] {
+            let error = chosen(route, "10.0.0.1", pattern).unwrap_err().to_string();
+            assert!(error.contains("eth0 10.0.0.5, eth1 192.168.7.5"), "{error}");
+        }
+        let error = chosen("10.0.0.5", "10.0.0.1", Some("lo")).unwrap_err().to_string();
+        assert!(error.contains("other machines cannot reach 127.0.0.1"), "{error}");
+        assert!(chosen("fe80::1", "fd00::1", None).is_err());
+    }
+
+    fn main_of(master_addr: &str, local_world_size: Option<u32>) -> Identity {
+        Identity {
+            rank: Rank::new(0, WorldSize::new(4).unwrap()).unwrap(),
+            local_rank: None,
+            local_world_size,
+            master_addr: master_addr.to_owned(),
+            master_port: 9,
+            generation: 0,
+            source: "test",
+        }
+    }
+
+    #[test]
+    fn rank_0_listens_where_others_can_come() {
+        let own = |name: &str, local_size, addresses: &[&str]| {
+            let addresses: Vec<_> = addresses.iter().map(|address| SocketAddr::new(ip(address), 9)).collect();
+            own_of(&machine(), &main_of(name, local_size), &addresses).map(|address| address.ip())
+        };
+        assert_eq!(own("node", None, &["10.0.0.5"]).unwrap(), ip("10.0.0.5"));
+        assert_eq!(own("node", None, &["127.0.1.1", "10.0.0.5"]).unwrap(), ip("10.0.0.5"));
+        assert_eq!(own("localhost", None, &["::1", "127.0.0.1"]).unwrap(), ip("::1"));
+        assert_eq!(own("127.0.0.1", None, &["127.0.0.1"]).unwrap(), ip("127.0.0.1"));
+        // Debian's name for itself: good for one machine only.
+        let error = own("node", None, &["127.0.1.1"]).unwrap_err().to_string();
+        assert!(error.contains("node means 127.0.1.1") && error.contains("eth0 10.0.0.5"), "{error}");
+        assert!(own("node", Some(2), &["127.0.1.1"]).is_err());
+        assert_eq!(own("node", Some(4), &["127.0.1.1"]).unwrap(), ip("127.0.1.1"));
+        assert!(own("node", None, &[]).is_err());
+    }
+
+    #[test]
+    fn this_machine_has_a_loopback_interface() {
+        assert!(all().unwrap().iter().any(|one| one.address.is_loopback()));
+        assert_eq!(route_to("127.0.0.1:9".parse().unwrap()).unwrap(), ip("127.0.0.1"));
+    }
+}

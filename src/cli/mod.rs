@@ -4,16 +4,18 @@ mod completions;
 mod device;
 mod eval;
 mod export;
+mod launch;
 mod pictures;
 mod predict;
 mod report;
+mod run_folder;
 mod train;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
-use crate::error::Error;
+use crate::{cluster::end_with_launcher, error::Error};
 
 /// Train image classifiers on a cluster in minutes.
 ///
@@ -32,6 +34,7 @@ Examples:
   sprint train --data photos/                       your own pictures, a folder for each class
   sprint train --set optimizer.momentum=0.95 --set phase.0.epochs=5
   sprint train --out runs/mine --resume             go on after a stop or a crash
+  sprint launch --nproc 2 -- train                  two processes, which average their gradients
   sprint eval --checkpoint runs/mine --data photos/
   sprint predict --checkpoint runs/mine cat.jpg dog.png
 
@@ -40,6 +43,7 @@ Exit status: 0 done; 1 the run failed; 2 the words were wrong; 130 stopped by th
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(train::Args),
+    Launch(launch::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     Export(export::Args),
@@ -49,6 +53,10 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    if let Err(error) = end_with_launcher() {
+        eprintln!("error: {error}");
+        return ExitCode::from(error.exit_status());
+    }
     let words = match Words::try_parse() {
         Ok(words) => words,
         Err(error) => {
@@ -64,6 +72,7 @@ pub fn main() -> ExitCode {
     };
     let done = match words.command.unwrap_or_else(|| Command::Train(train::Args::default())) {
         Command::Train(args) => train::train(args),
+        Command::Launch(args) => launch::launch(args),
         Command::Eval(args) => eval::eval(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Export(args) => export::export(&args),

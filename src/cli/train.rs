@@ -3,12 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use burn_dist::{Communicator, WorldSize};
 
-use super::device;
+use super::{device, run_folder};
 use crate::{
     config::{DataFacts, Plan, Sources, TrainConfig},
     data::{self, Location, Pair},
@@ -26,7 +25,7 @@ const MAX_CONFIG_BYTES: usize = 1 << 20;
 ///
 /// A run writes its folder: config.toml (repeats the run), metrics.jsonl, checkpoints, curve.png, report.html,
 /// TensorBoard events. Ctrl-C saves the state and says how to go on.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Args {
     /// A recipe inside the program: default, photos
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
@@ -58,9 +57,26 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
+impl Args {
+    /// The folder that the user gave.
+    pub(super) fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    pub(super) fn resumes(&self) -> bool {
+        self.resume
+    }
+
+    /// What the user said of the configuration.
+    pub(super) fn sources(&self) -> Sources {
+        let Self { preset, config, data, device, stop_at, set, .. } = self.clone();
+        Sources { preset, config, set, data, device, stop_at }
+    }
+}
+
 pub(super) fn train(args: Args) -> Result<()> {
-    let Args { preset, config, data, device, out, resume, stop_at, set, dry_run } = args;
-    let sources = Sources { preset, config, set, data, device, stop_at };
+    let sources = args.sources();
+    let Args { out, resume, dry_run, .. } = args;
     let mut config = match out.as_deref().filter(|_| resume).map(|out| out.join(CONFIG)) {
         Some(path) if path.exists() => resumed(&sources, path)?,
         _ => sources.resolve()?,
@@ -94,9 +110,8 @@ fn train_together(
     let facts = DataFacts::of(&pictures.train);
     let plan = Plan::new(config, facts, rank.world_size())?;
 
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let out =
-        out.unwrap_or_else(|| Path::new("runs").join(format!("{}-{}", plan.config.name, time_name(now_s))));
+    let now_s = run_folder::now_s();
+    let out = out.unwrap_or_else(|| run_folder::named(&plan.config.name, now_s));
     if rank.is_main() {
         check_folder(&out, resume)?;
         eprintln!("{}", in_words(&plan, facts, &pictures, rank.world_size(), &out));
@@ -210,23 +225,6 @@ fn stop_on_signal(tells: bool) -> Result<&'static Stop> {
     Ok(&STOP)
 }
 
-/// `20261123-101500`, in UTC.
-fn time_name(now_s: f64) -> String {
-    // Days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-    let (days, second) = ((now_s / 86_400.0) as i64, now_s as i64 % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted - era * 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
-}
-
 /// What the report says of program and machine.
 fn info(plan: &Plan, world_size: WorldSize) -> RunInfo {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
@@ -262,17 +260,4 @@ fn tell(outcome: &Outcome, out: &Path) -> Result<()> {
         seconds % 60
     );
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_names_are_utc_dates() {
-        assert_eq!(time_name(0.0), "19700101-000000");
-        assert_eq!(time_name(951_782_399.0), "20000228-235959");
-        assert_eq!(time_name(951_782_400.0), "20000229-000000");
-        assert_eq!(time_name(1_795_428_000.0), "20261123-100000");
-    }
 }

@@ -10,7 +10,6 @@
 use std::{
     collections::VecDeque,
     fmt,
-    num::NonZeroUsize,
     ops::Range,
     sync::{
         Arc, Condvar, Mutex, PoisonError, Weak,
@@ -23,6 +22,7 @@ use burn_dist::rank::Rank;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    cores::cores,
     error::{DataError, SampleError},
     picture::Channels,
     sampler::{Coverage, Plan, Tail},
@@ -77,7 +77,7 @@ pub struct LoaderConfig {
     pub pass: Pass,
     /// The batch to begin with; the batches before it are not made. For resuming within an epoch.
     pub start_batch: usize,
-    /// The threads; 0 stands for one a processor.
+    /// The threads; 0 stands for one a processor that this process may use.
     pub num_workers: usize,
     /// The batches that may be begun beyond the one consumed last, at least 1.
     pub batches_ahead: usize,
@@ -229,7 +229,7 @@ impl Loader {
             return setting("batch_size", "a batch would not fit in memory");
         }
         let num_workers = match config.num_workers {
-            0 => thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            0 => cores(),
             n => n,
         };
         let shared = Arc::new(Shared {

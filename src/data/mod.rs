@@ -29,6 +29,7 @@
 
 mod archive;
 mod cifar;
+mod cores;
 pub mod crop;
 pub mod decode;
 mod embedded;

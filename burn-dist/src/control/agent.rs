@@ -8,14 +8,14 @@ use std::{
 };
 
 use super::{
-    LINGER, fault,
+    LINGER, Suspicion, fault,
     link::{Broken, Link, wait},
     mailbox::Mailbox,
     message::Message,
 };
 use crate::{
     config::Timeouts,
-    error::{Fault, FaultKind},
+    error::{Fault, FaultKind, OpName},
     flight::FlightRecorder,
     limits::MAX_CONTROL_BYTES,
     rank::Rank,
@@ -35,6 +35,8 @@ struct Agent {
     heard: Duration,
     /// Rank 0's last operation, since it said goodbye.
     hub_left: Option<u64>,
+    /// What this rank reported first and waits for a verdict on.
+    reported: Option<Suspicion>,
     /// Since this rank said goodbye: until when it waits for that to be heard.
     leaving: Option<Duration>,
     now: Duration,
@@ -58,6 +60,7 @@ pub(super) fn run(
         mailbox,
         heard: Duration::ZERO,
         hub_left: None,
+        reported: None,
         leaving: None,
         now: Duration::ZERO,
     };
@@ -113,10 +116,13 @@ impl Agent {
             return ControlFlow::Break(());
         }
         if self.hub_left.is_some() {
-            self.link = None;
-            return ControlFlow::Continue(());
+            return self.go_alone();
         }
-        self.decide(fault::fault(&self.roster, kind, &[0], self.op(), why))
+        // However it was noticed, all ranks say the same.
+        self.decide(match kind {
+            FaultKind::Silent => fault::silent(&self.roster, 0, self.timeouts.silence, self.op()),
+            _ => fault::fault(&self.roster, kind, &[0], self.op(), why),
+        })
     }
 
     fn hear(&mut self, message: Message) -> ControlFlow<()> {
@@ -151,20 +157,12 @@ impl Agent {
     fn forward(&mut self) -> ControlFlow<()> {
         let (suspicions, farewell) = self.mailbox.take();
         for suspicion in suspicions {
-            match (&self.link, self.hub_left) {
-                (Some(_), _) => {
-                    self.say_standing();
-                    self.say(&Message::Suspect(suspicion));
-                }
-                (None, Some(last_seq)) if suspicion.seq() > last_seq => {
-                    let fault = self.missed(last_seq, suspicion.seq());
-                    return self.decide(fault);
-                }
-                (None, _) => {
-                    let fault = fault::alone(&self.roster, self.rank, &suspicion, self.op());
-                    return self.decide(fault);
-                }
+            if self.link.is_none() {
+                return self.decide_alone(&suspicion);
             }
+            self.say_standing();
+            self.say(&Message::Suspect(suspicion.clone()));
+            self.reported.get_or_insert(suspicion);
         }
         if let Some(farewell) = farewell {
             if self.link.is_none() {
@@ -184,10 +182,7 @@ impl Agent {
             (Some(_), None) if silent => {
                 self.decide(fault::silent(&self.roster, 0, self.timeouts.silence, self.op()))
             }
-            (Some(_), Some(_)) if silent => {
-                self.link = None;
-                ControlFlow::Continue(())
-            }
+            (Some(_), Some(_)) if silent => self.go_alone(),
             (None, Some(last_seq)) => match self.op() {
                 Some(op) if op.seq > last_seq => {
                     let fault = self.missed(last_seq, op.seq);
@@ -199,12 +194,29 @@ impl Agent {
         }
     }
 
+    /// Rank 0 has ended, as it said it would: what it did not answer is decided here.
+    fn go_alone(&mut self) -> ControlFlow<()> {
+        self.link = None;
+        match self.reported.take() {
+            Some(suspicion) => self.decide_alone(&suspicion),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn decide_alone(&mut self, suspicion: &Suspicion) -> ControlFlow<()> {
+        let fault = match self.hub_left {
+            Some(last_seq) if suspicion.seq() > last_seq => self.missed(last_seq, suspicion.seq()),
+            _ => fault::alone(&self.roster, self.rank, suspicion, self.op()),
+        };
+        self.decide(fault)
+    }
+
     fn missed(&self, last_seq: u64, seq: u64) -> Fault {
         let detail = fault::left_words(last_seq, seq);
         fault::fault(&self.roster, FaultKind::Left, &[0], self.op(), detail)
     }
 
-    fn op(&self) -> Option<crate::error::OpName> {
+    fn op(&self) -> Option<OpName> {
         self.flight.standing().now.map(|(name, ..)| name)
     }
 

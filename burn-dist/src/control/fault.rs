@@ -52,7 +52,7 @@ pub(super) fn left_words(last_seq: u64, seq: u64) -> String {
 
 /// The verdict of a rank that has nobody to ask: its own report is all there is.
 pub(super) fn alone(roster: &Roster, reporter: u32, suspicion: &Suspicion, op: Option<OpName>) -> Fault {
-    let only = "; rank 0, which could say more, has left";
+    let only = "; nobody is left to ask for more";
     match suspicion {
         Suspicion::LinkBroke { peer, why, .. } => {
             fault(roster, FaultKind::LinkLost, &[reporter, *peer], op, format!("{why}{only}"))

@@ -81,8 +81,8 @@ pub(super) fn run(
             hub.tell(&Message::Heartbeat(hub.flight.standing()));
         }
         hub.own(timeouts.silence);
-        let decisions = hub.judge.tick(hub.now);
-        hub.obey(decisions);
+        let decision = hub.judge.tick(hub.now);
+        hub.obey(decision);
         for spoke in hub.spokes.iter_mut().filter(|spoke| spoke.open) {
             spoke.link.send();
         }
@@ -136,8 +136,8 @@ impl Hub {
             }
         }
         for (rank, event) in events {
-            let decisions = self.judge.hear(self.now, rank, event);
-            self.obey(decisions);
+            let decision = self.judge.hear(self.now, rank, event);
+            self.obey(decision);
         }
     }
 
@@ -149,33 +149,32 @@ impl Hub {
         let mut events = vec![Event::Heartbeat(standing)];
         events.extend(suspicions.into_iter().map(Event::Suspect));
         if let Some(farewell) = farewell {
-            if self.leaving.is_none() && farewell == Farewell::Done {
+            if self.verdict.is_none() && farewell == Farewell::Done {
                 self.tell(&Message::Left { last_seq });
             }
             self.leaving = Some((last_seq, self.now + patience));
             events.push(Event::Farewell { farewell, last_seq });
         }
         for event in events {
-            let decisions = self.judge.hear(self.now, 0, event);
-            self.obey(decisions);
+            let decision = self.judge.hear(self.now, 0, event);
+            self.obey(decision);
         }
     }
 
-    fn obey(&mut self, decisions: Vec<Decision>) {
-        for decision in decisions {
-            match decision {
-                Decision::Ask { seq } => {
-                    self.tell(&Message::Query { seq });
-                    let (record, standing) = (self.flight.find(seq), self.flight.standing());
-                    let more = self.judge.hear(self.now, 0, Event::Answer { seq, record, standing });
-                    self.obey(more);
-                }
-                Decision::Report(stall) => {
-                    self.mailbox.report(&stall);
-                    self.tell(&Message::Stall(stall));
-                }
-                Decision::Verdict(fault) => self.announce(fault),
+    fn obey(&mut self, decision: Option<Decision>) {
+        match decision {
+            None => {}
+            Some(Decision::Ask { seq }) => {
+                self.tell(&Message::Query { seq });
+                let (record, standing) = (self.flight.find(seq), self.flight.standing());
+                let more = self.judge.hear(self.now, 0, Event::Answer { seq, record, standing });
+                self.obey(more);
             }
+            Some(Decision::Report(stall)) => {
+                self.mailbox.report(&stall);
+                self.tell(&Message::Stall(stall));
+            }
+            Some(Decision::Verdict(fault)) => self.announce(fault),
         }
     }
 
@@ -216,13 +215,8 @@ impl Spoke {
                 self.heard = true;
                 return;
             }
-            // It judged alone: this process was stopped for so long that all others gave it up.
-            Message::Verdict(Fault { kind, culprits, detail, .. })
-                if culprits.iter().all(|who| who.rank == 0) =>
-            {
-                let why = format!("{detail} (the verdict of rank {})", self.rank);
-                events.push((0, Event::Lost { kind, why }));
-                return;
+            Message::Verdict(fault) if fault.culprits.iter().all(|who| who.rank == 0) => {
+                Event::GivenUp(fault)
             }
             Message::Verdict(_) | Message::Query { .. } | Message::Left { .. } | Message::Stall(_) => {
                 Event::Lost { kind: FaultKind::Corrupt, why: "it sent what only rank 0 may say".into() }

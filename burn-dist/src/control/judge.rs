@@ -4,12 +4,17 @@
 //! follows from one and waits for it. Before any verdict all ranks are asked where they stand, so that it names the
 //! operation it broke, and whether two of them called different ones.
 
+mod cause;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
+use self::cause::Cause;
 use super::{Farewell, Stall, Suspicion, fault};
 use crate::{
     config::Timeouts,
@@ -42,6 +47,8 @@ pub(super) enum Event {
         kind: FaultKind,
         why: String,
     },
+    /// It judged alone: this process was stopped for so long that the others gave it up.
+    GivenUp(Fault),
 }
 
 /// What rank 0 does about it.
@@ -71,32 +78,6 @@ struct Seat {
     heard: Duration,
 }
 
-#[derive(Debug, PartialEq)]
-enum Cause {
-    Direct { kind: FaultKind, culprits: Vec<u32>, seq: Option<u64>, detail: String },
-    Disagreement { seq: u64, frame: Option<(u32, String)> },
-    Deadline { reporter: u32, seq: u64, waiting_for: Vec<u32> },
-    Link { reporter: u32, peer: u32, seq: u64, why: String },
-}
-
-impl Cause {
-    fn seq(&self) -> Option<u64> {
-        match *self {
-            Self::Direct { seq, .. } => seq,
-            Self::Disagreement { seq, .. } | Self::Deadline { seq, .. } | Self::Link { seq, .. } => Some(seq),
-        }
-    }
-
-    /// What weighs more replaces what weighs less; of equals, the first counts.
-    fn weight(&self) -> u8 {
-        match self {
-            Self::Direct { .. } => 2,
-            Self::Disagreement { .. } => 1,
-            Self::Deadline { .. } | Self::Link { .. } => 0,
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Case {
     cause: Cause,
@@ -112,6 +93,8 @@ pub(super) struct Judge {
     timeouts: Timeouts,
     seats: Vec<Seat>,
     case: Option<Case>,
+    /// What to ask all, for a case just opened.
+    ask: Option<u64>,
     /// The operation last reported as waiting, and when to report it again.
     stall: Option<(u64, Duration)>,
     ticked: Duration,
@@ -122,22 +105,22 @@ impl Judge {
     pub(super) fn new(roster: Arc<Roster>, timeouts: Timeouts, now: Duration) -> Self {
         let seat = |_: &_| Seat { presence: Presence::Here, standing: Standing::default(), heard: now };
         let seats = roster.members.iter().map(seat).collect();
-        Self { roster, timeouts, seats, case: None, stall: None, ticked: now, over: false }
+        Self { roster, timeouts, seats, case: None, ask: None, stall: None, ticked: now, over: false }
     }
 
     /// Takes note of what rank `from` says. Of a rank that left or is gone, nothing is.
-    pub(super) fn hear(&mut self, now: Duration, from: u32, event: Event) -> Vec<Decision> {
-        let known = self.seats.len() as u32;
-        let Some(seat) = self.seats.get_mut(from as usize).filter(|seat| seat.presence == Presence::Here)
-        else {
-            return Vec::new();
-        };
+    pub(super) fn hear(&mut self, now: Duration, from: u32, event: Event) -> Option<Decision> {
+        if self.over {
+            return None;
+        }
+        let num_ranks = self.seats.len() as u32;
+        let here = |seat: &&mut Seat| seat.presence == Presence::Here;
+        let seat = self.seats.get_mut(from as usize).filter(here)?;
         seat.heard = now;
-        let mut decisions = Vec::new();
         match event {
             Event::Heartbeat(standing) => {
                 seat.standing = standing;
-                decisions.extend(self.compare(now, from));
+                self.compare(now, from);
             }
             Event::Answer { seq, record, standing } => {
                 seat.standing = standing;
@@ -145,48 +128,42 @@ impl Judge {
                     case.answered.insert(from);
                     case.calls.extend(record.map(|record| (from, record)));
                 }
-                decisions.extend(self.compare(now, from));
+                self.compare(now, from);
             }
-            Event::Suspect(suspicion) => match cause_of(from, suspicion, known) {
-                Ok(cause) => decisions.extend(self.open(now, cause)),
-                Err(why) => decisions.extend(self.lose(now, from, FaultKind::Corrupt, why)),
+            Event::Suspect(suspicion) => match Cause::of(from, suspicion, num_ranks) {
+                Ok(cause) => self.open(now, cause),
+                Err(why) => self.lose(now, from, FaultKind::Corrupt, why),
             },
-            Event::Farewell { farewell: Farewell::Done, last_seq } => {
-                seat.presence = Presence::Left(last_seq)
-            }
-            Event::Farewell { farewell: Farewell::Failed(why), .. } => {
-                decisions.extend(self.lose(now, from, FaultKind::Failed, why));
-            }
-            Event::Farewell { farewell: Farewell::Panicked(why), .. } => {
-                decisions.extend(self.lose(now, from, FaultKind::Panicked, why));
-            }
-            Event::Lost { kind, why } => decisions.extend(self.lose(now, from, kind, why)),
+            Event::Farewell { farewell, last_seq } => match farewell {
+                Farewell::Done => seat.presence = Presence::Left(last_seq),
+                Farewell::Failed(why) => self.lose(now, from, FaultKind::Failed, why),
+                Farewell::Panicked(why) => self.lose(now, from, FaultKind::Panicked, why),
+            },
+            Event::Lost { kind, why } => self.lose(now, from, kind, why),
+            Event::GivenUp(fault) => return self.end(fault),
         }
-        decisions.extend(self.review(now));
-        self.close(decisions)
+        self.settle(now)
     }
 
     /// Notices what did not happen. To be called often, after everything that came was heard.
-    pub(super) fn tick(&mut self, now: Duration) -> Vec<Decision> {
+    pub(super) fn tick(&mut self, now: Duration) -> Option<Decision> {
+        if self.over {
+            return None;
+        }
         // While this process itself was stopped it heard nobody: that counts against no one.
         let away = now.saturating_sub(self.ticked);
         let forgiven = if away > 2 * self.timeouts.heartbeat { away } else { Duration::ZERO };
         self.ticked = now;
-        let mut decisions = Vec::new();
         // Rank 0 hears itself.
         for rank in 1..self.seats.len() {
             let seat = &mut self.seats[rank];
             seat.heard = now.min(seat.heard + forgiven);
-            if seat.presence == Presence::Here && now.saturating_sub(seat.heard) > self.timeouts.silence {
+            if seat.presence == Presence::Here && now - seat.heard > self.timeouts.silence {
                 let detail = fault::silence_words(self.timeouts.silence);
-                decisions.extend(self.lose(now, rank as u32, FaultKind::Silent, detail));
+                self.lose(now, rank as u32, FaultKind::Silent, detail);
             }
         }
-        decisions.extend(self.review(now));
-        if self.case.is_none() && !self.over {
-            decisions.extend(self.stalled(now));
-        }
-        self.close(decisions)
+        self.settle(now).or_else(|| self.stalled(now))
     }
 
     /// Whether an answer is awaited, so that time matters more than usual.
@@ -203,12 +180,18 @@ impl Judge {
             })
     }
 
-    fn close(&mut self, mut decisions: Vec<Decision>) -> Vec<Decision> {
-        if self.over {
-            decisions.clear();
+    /// What follows from all that is known by now.
+    fn settle(&mut self, now: Duration) -> Option<Decision> {
+        self.miss(now);
+        match self.conclude(now) {
+            Some(fault) => self.end(fault),
+            None => self.ask.take().map(|seq| Decision::Ask { seq }),
         }
-        self.over |= decisions.iter().any(|decision| matches!(decision, Decision::Verdict(_)));
-        decisions
+    }
+
+    fn end(&mut self, fault: Fault) -> Option<Decision> {
+        self.over = true;
+        Some(Decision::Verdict(fault))
     }
 
     fn here(&self) -> impl Iterator<Item = (u32, &Seat)> {
@@ -216,60 +199,53 @@ impl Judge {
         seats.filter(|(_, seat)| seat.presence == Presence::Here)
     }
 
-    fn lose(&mut self, now: Duration, rank: u32, kind: FaultKind, detail: String) -> Option<Decision> {
+    fn lose(&mut self, now: Duration, rank: u32, kind: FaultKind, detail: String) {
         self.seats[rank as usize].presence = Presence::Gone;
-        self.open(now, Cause::Direct { kind, culprits: vec![rank], seq: None, detail })
+        self.open(now, Cause::Direct { kind, culprits: vec![rank], seq: None, detail });
     }
 
     /// Takes up a cause, unless there is a better one.
-    fn open(&mut self, now: Duration, cause: Cause) -> Option<Decision> {
+    fn open(&mut self, now: Duration, cause: Cause) {
         if self.case.as_ref().is_some_and(|case| case.cause.weight() >= cause.weight()) {
-            return None;
+            return;
         }
         let wait = match cause {
             Cause::Direct { .. } | Cause::Link { .. } => GRACE,
             Cause::Disagreement { .. } | Cause::Deadline { .. } => INQUIRY,
         };
-        let seq = cause.seq().unwrap_or(0);
+        self.ask = Some(cause.seq().unwrap_or(0));
         let (answered, calls) = Default::default();
         self.case = Some(Case { cause, due: now + wait, answered, calls });
-        Some(Decision::Ask { seq })
     }
 
     /// Two ranks in operations of one number that are not the same, although no frame crossed yet.
-    fn compare(&mut self, now: Duration, rank: u32) -> Option<Decision> {
-        let (op, fingerprint, _) = self.seats[rank as usize].standing.now.as_ref()?;
+    fn compare(&mut self, now: Duration, rank: u32) {
+        let Some((op, fingerprint, _)) = &self.seats[rank as usize].standing.now else { return };
         let seq = op.seq;
         let differs = |seat: &Seat| {
             seat.standing.now.as_ref().is_some_and(|(op, other, _)| op.seq == seq && other != fingerprint)
         };
-        let differ = self.here().any(|(_, seat)| differs(seat));
-        if differ { self.open(now, Cause::Disagreement { seq, frame: None }) } else { None }
+        if self.here().any(|(_, seat)| differs(seat)) {
+            self.open(now, Cause::Disagreement { seq, frame: None });
+        }
     }
 
-    /// What follows from all that is known by now.
-    fn review(&mut self, now: Duration) -> Vec<Decision> {
-        let mut decisions: Vec<_> = self.missed(now).into_iter().collect();
-        decisions.extend(self.conclude(now).map(Decision::Verdict));
-        decisions
-    }
-
-    /// A rank that left and is missed by one that called a later operation.
-    fn missed(&mut self, now: Duration) -> Option<Decision> {
+    /// Finds ranks that left and are missed by one that called a later operation.
+    fn miss(&mut self, now: Duration) {
         let left = |seat: &Seat| match seat.presence {
             Presence::Left(last_seq) => Some(last_seq),
             _ => None,
         };
-        let first = self.seats.iter().filter_map(left).min()?;
+        let Some(first) = self.seats.iter().filter_map(left).min() else { return };
         let called = self.here().filter_map(|(_, seat)| Some(seat.standing.now.as_ref()?.0.seq));
         // A report may come before the standing that goes with it.
         let reported =
             self.case.iter().filter(|case| case.cause.weight() < 2).filter_map(|case| case.cause.seq());
-        let seq = called.chain(reported).filter(|&seq| seq > first).min()?;
+        let Some(seq) = called.chain(reported).filter(|&seq| seq > first).min() else { return };
         let early = |(rank, seat)| left(seat).filter(|&last| last < seq).map(|_| rank as u32);
         let culprits: Vec<u32> = self.seats.iter().enumerate().filter_map(early).collect();
         let detail = fault::left_words(first, seq);
-        self.open(now, Cause::Direct { kind: FaultKind::Left, culprits, seq: Some(seq), detail })
+        self.open(now, Cause::Direct { kind: FaultKind::Left, culprits, seq: Some(seq), detail });
     }
 
     /// The verdict, once the open case is ripe.
@@ -313,7 +289,7 @@ impl Judge {
             Cause::Disagreement { seq, frame: None } => self.disagreed(*seq, op),
             Cause::Deadline { reporter, seq, waiting_for } => self.late(*reporter, *seq, waiting_for, op),
             Cause::Link { reporter, peer, why, .. } => {
-                let detail = format!("rank {reporter} to rank {peer}, both alive: {why}");
+                let detail = format!("rank {reporter} to rank {peer}: {why}");
                 fault::fault(roster, FaultKind::LinkLost, &[*reporter, *peer], op, detail)
             }
         }
@@ -343,10 +319,11 @@ impl Judge {
         let missing: Vec<_> = self.here().filter(|(_, seat)| seat.standing.last_seq < seq).collect();
         if missing.is_empty() {
             let detail = format!(
-                "called the operation, but its data did not reach rank {reporter} within {limit:?}: the network between \
-                 them is too slow or cut"
+                "all called the operation, but not all data reached rank {reporter} within {limit:?}: the network is too \
+                 slow or cut"
             );
-            return fault::fault(&self.roster, FaultKind::Stalled, waiting_for, op, detail);
+            let culprits = if waiting_for.is_empty() { &[reporter] } else { waiting_for };
+            return fault::fault(&self.roster, FaultKind::Stalled, culprits, op, detail);
         }
         let culprits: Vec<u32> = missing.iter().map(|(rank, _)| *rank).collect();
         let stand = fault::standings_words(missing.into_iter().map(|(rank, seat)| (rank, &seat.standing)));
@@ -355,6 +332,9 @@ impl Judge {
     }
 
     fn stalled(&mut self, now: Duration) -> Option<Decision> {
+        if self.case.is_some() {
+            return None;
+        }
         let waits = |(_, seat): (u32, &Seat)| {
             let (op, _, since_ms) = seat.standing.now.clone()?;
             Some((op, Duration::from_millis(since_ms)))
@@ -375,36 +355,3 @@ impl Judge {
         Some(Decision::Report(Stall { op, missing, waited, standings }))
     }
 }
-
-/// What a report may come to; an error if no rank of this job would make it.
-fn cause_of(reporter: u32, suspicion: Suspicion, num_ranks: u32) -> Result<Cause, String> {
-    let known = |peer: u32| {
-        if peer < num_ranks && peer != reporter {
-            Ok(peer)
-        } else {
-            Err(format!("it reports on rank {peer}"))
-        }
-    };
-    Ok(match suspicion {
-        Suspicion::LinkBroke { peer, seq, why } => Cause::Link { reporter, peer: known(peer)?, seq, why },
-        Suspicion::Mismatch { peer, seq, .. } => {
-            Cause::Disagreement { seq, frame: Some((known(peer)?, fault::frame_words(reporter, &suspicion))) }
-        }
-        Suspicion::Corrupt { peer, seq, why } => {
-            let detail = format!("as rank {reporter} received them: {why}");
-            Cause::Direct { kind: FaultKind::Corrupt, culprits: vec![known(peer)?], seq: Some(seq), detail }
-        }
-        Suspicion::Deadline { seq, waiting_for } => {
-            if waiting_for.is_empty() || waiting_for.len() > num_ranks as usize {
-                return Err(format!("it waits for {} ranks", waiting_for.len()));
-            }
-            for &peer in &waiting_for {
-                known(peer)?;
-            }
-            Cause::Deadline { reporter, seq, waiting_for }
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests;

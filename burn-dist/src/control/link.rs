@@ -103,11 +103,7 @@ impl Link {
         let mut bytes = [0; READ_BYTES];
         for _ in 0..READS {
             match self.pipe.read(&mut bytes) {
-                Ok(0) => {
-                    let why =
-                        "its control connection closed without a farewell: it exited, crashed or was killed";
-                    return Some(Broken { kind: FaultKind::Died, why: why.into(), over: true });
-                }
+                Ok(0) => return Some(Broken { kind: FaultKind::Died, why: DIED.into(), over: true }),
                 Ok(_) if self.deaf => {}
                 Ok(count) => {
                     self.inbox.put(&bytes[..count]);
@@ -125,7 +121,7 @@ impl Link {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return None,
                     io::ErrorKind::Interrupted => {}
-                    kind => return Some(Broken { kind: kind_of(kind), why: broke(&error), over: true }),
+                    kind => return Some(broken(kind, &error)),
                 },
             }
         }
@@ -133,18 +129,20 @@ impl Link {
     }
 }
 
-/// A system that gave up on a peer who does not answer met silence; every other end is the peer's.
-fn kind_of(error: io::ErrorKind) -> FaultKind {
-    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
-    match error {
-        TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown => FaultKind::Silent,
-        io::ErrorKind::InvalidData => FaultKind::Corrupt,
-        _ => FaultKind::Died,
-    }
-}
+/// Which of two ways a death shows depends on what was under way: it reads the same on every rank.
+const DIED: &str = "its control connection ended without a farewell: it exited, crashed or was killed";
 
-fn broke(error: &io::Error) -> String {
-    format!("its control connection broke ({error})")
+/// A system that gave up on a peer who does not answer met silence; bytes that make no sense to TLS are damaged.
+fn broken(kind: io::ErrorKind, error: &io::Error) -> Broken {
+    use io::ErrorKind::{HostUnreachable, InvalidData, NetworkDown, NetworkUnreachable, TimedOut};
+    let (kind, why) = match kind {
+        TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown => {
+            (FaultKind::Silent, format!("the system gave its control connection up ({error})"))
+        }
+        InvalidData => (FaultKind::Corrupt, format!("on its control connection: {error}")),
+        _ => (FaultKind::Died, DIED.into()),
+    };
+    Broken { kind, why, over: true }
 }
 
 /// Waits until one of `links` has something or takes something that waits, until `waker` has a byte, or until
@@ -173,4 +171,79 @@ pub(super) fn wait(links: &[&Link], waker: Option<BorrowedFd<'_>>, timeout: Dura
             blind(link) || !polled || ready.unwrap_or(true)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::transport::tcp::TcpPipe;
+
+    /// A link, and the other end of its connection.
+    fn link() -> (Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let pipe = TcpPipe::new(listener.accept().unwrap().0).unwrap();
+        (Link::new(Box::new(pipe), 1000), other)
+    }
+
+    #[test]
+    fn one_who_does_not_read_costs_bounded_memory_and_later_reads_whole_messages() {
+        let (mut link, mut other) = link();
+        let frame = Message::Left { last_seq: 123_456 }.frame();
+        for _ in 0..20 * MAX_QUEUED_BYTES / frame.len() {
+            link.push(&frame);
+            link.send();
+            assert!(link.queued_bytes <= MAX_QUEUED_BYTES);
+        }
+        assert!(link.is_behind() && link.queued_bytes + frame.len() > MAX_QUEUED_BYTES);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            other.read_to_end(&mut all).unwrap();
+            all
+        });
+        while link.is_behind() {
+            wait(&[&link], None, Duration::from_secs(1));
+            link.send();
+        }
+        drop(link);
+        let all = reader.join().unwrap();
+        assert!(all.len() > MAX_QUEUED_BYTES && all.chunks(frame.len()).all(|chunk| *chunk == *frame));
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_heard() {
+        use std::io::Write;
+        let (mut link, mut other) = link();
+        let message = Message::Left { last_seq: 3 };
+        other.write_all(&message.frame()).unwrap();
+        drop(other);
+        let mut messages = Vec::new();
+        let broken = loop {
+            wait(&[&link], None, Duration::from_secs(1));
+            if let Some(broken) = link.receive(&mut messages) {
+                break broken;
+            }
+        };
+        assert_eq!((messages, broken.kind, broken.over), (vec![message], FaultKind::Died, true));
+    }
+
+    #[test]
+    fn one_who_talked_nonsense_is_heard_no_more_and_costs_no_memory() {
+        use std::io::Write;
+        let (mut link, mut other) = link();
+        let writer = std::thread::spawn(move || other.write_all(&[0xff; 1 << 20]));
+        let (mut messages, mut kinds) = (Vec::new(), Vec::new());
+        while kinds.last() != Some(&FaultKind::Died) {
+            wait(&[&link], None, Duration::from_secs(1));
+            kinds.extend(link.receive(&mut messages).map(|broken| broken.kind));
+            assert!(link.inbox.held_bytes() <= READ_BYTES + 1004);
+        }
+        writer.join().unwrap().unwrap();
+        assert_eq!((messages.len(), kinds), (0, vec![FaultKind::Corrupt, FaultKind::Died]));
+    }
 }

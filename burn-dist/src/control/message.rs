@@ -70,6 +70,11 @@ impl Inbox {
         self.bytes.extend_from_slice(bytes);
     }
 
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The next whole message, or what is wrong with it.
     pub(super) fn next(&mut self) -> Result<Option<Message>, String> {
         let left = &self.bytes[self.taken..];

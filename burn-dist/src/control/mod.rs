@@ -100,9 +100,9 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Starts this rank's control thread. `on_fault` is called once, from that thread, as soon as the verdict is
-    /// there for [`fault`](Self::fault): it wakes whoever waits on a data connection. Neither callback may block:
-    /// heartbeats would stop.
+    /// Starts this rank's control thread. `on_fault` is called once, as soon as the verdict is there for
+    /// [`fault`](Self::fault), from that thread (or from [`suspect`](Self::suspect), should that thread be gone): it
+    /// wakes whoever waits on a data connection. Neither callback may block: heartbeats would stop.
     ///
     /// # Errors
     /// A system that gives no thread or no socket.

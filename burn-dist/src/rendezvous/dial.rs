@@ -68,7 +68,11 @@ impl Call<'_> {
         let soon = patience.at_most(manner.hello_timeout);
         let mut challenge = [0; CHALLENGE_BYTES];
         send(pipe_ref, &hello, soon).map_err(|error| self.broke(error))?;
-        receive(pipe_ref, &mut challenge, soon).map_err(|error| self.broke(error))?;
+        // Somebody else may say less than we expect, and go: a web server, a side that uses TLS.
+        let (beginning, rest) = challenge.split_at_mut(2);
+        receive(pipe_ref, beginning, soon).map_err(|error| self.broke(error))?;
+        Hello::check_beginning(beginning).map_err(|bad| self.lasting(stranger(bad)))?;
+        receive(pipe_ref, rest, soon).map_err(|error| self.broke(error))?;
         Challenge::decode(&challenge).map_err(|bad| self.lasting(stranger(bad)))?;
 
         let transcript = Transcript { hello: &hello, challenge: &challenge, session };
@@ -86,7 +90,6 @@ impl Call<'_> {
                 "it did not accept our proof: it has another secret, or belongs to another job; give all ranks the \
                  same secret",
             )),
-            Ok(Verdict::NotWanted) => Err(self.lasting("it does not expect this connection")),
             Err(bad) => Err(self.lasting(stranger(bad))),
         }
     }
@@ -117,7 +120,7 @@ fn stranger(bad: BadHello) -> String {
                 "it speaks version {theirs} of the protocol, this rank speaks {PROTOCOL}: run one program on all ranks"
             )
         }
-        bad => format!("{bad}: something else listens there"),
+        bad => format!("{bad}: something else listens there, or only one side uses TLS"),
     }
 }
 

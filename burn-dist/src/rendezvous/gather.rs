@@ -94,20 +94,21 @@ fn twice(main: &Join, others: &[Joined<'_>]) -> Vec<String> {
 }
 
 fn disagreements(main: &Join, others: &[Joined<'_>]) -> Vec<String> {
+    let unknown = || "unknown".to_owned();
+    let ours = settings(main);
     // By field and by its value: one sentence for all ranks that say the same.
     let mut by_value = BTreeMap::<(String, String), Vec<&Join>>::new();
     for Joined { join, .. } in others {
-        for (field, theirs) in settings(join) {
-            if settings(main).get(&field) != Some(&theirs) {
-                by_value.entry((field, theirs)).or_default().push(join);
-            }
+        let mut theirs = settings(join);
+        for field in ours.keys() {
+            theirs.entry(field.clone()).or_insert_with(unknown);
         }
-        for field in settings(main).into_keys().filter(|field| !settings(join).contains_key(field)) {
-            by_value.entry((field, "unknown".to_owned())).or_default().push(join);
+        for (field, value) in theirs.into_iter().filter(|(field, value)| ours.get(field) != Some(value)) {
+            by_value.entry((field, value)).or_default().push(join);
         }
     }
     let sentence = |((field, theirs), joins): ((String, String), Vec<&Join>)| {
-        let ours = settings(main).remove(&field).unwrap_or_else(|| "unknown".to_owned());
+        let ours = ours.get(&field).cloned().unwrap_or_else(unknown);
         let named: Vec<_> = joins.iter().take(NAMED_MAX).map(|join| who(join)).collect();
         let more = joins.len() - named.len();
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };

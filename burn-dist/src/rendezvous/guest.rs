@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    net::{SocketAddr, ToSocketAddrs},
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Longest reason that rank 0 gives and this rank repeats.
-const MAX_REASON_BYTES: usize = 64 << 10;
+pub(super) const MAX_REASON_BYTES: usize = 64 << 10;
 
 /// Meets rank 0 and, through it, all others.
 pub(super) fn meet(identity: &Identity, config: &Config, manner: &Manner) -> Result<Meeting> {
@@ -42,17 +42,17 @@ pub(super) fn meet(identity: &Identity, config: &Config, manner: &Manner) -> Res
             Err(Failure::Passing(why)) => why,
         };
         let Identity { rank, master_addr, master_port, .. } = identity;
+        if Instant::now() >= report_at {
+            manner.say(format_args!("rank {rank}: waiting for rank 0 at {master_addr}:{master_port}: {why}"));
+            report_at = Instant::now() + manner.report_every;
+        }
+        std::thread::sleep(back_off(tries).min(patience.left()));
         if patience.is_over() {
             return Err(DistError::rendezvous(format!(
                 "rank {rank} did not meet rank 0 at {master_addr}:{master_port} within {:?}; last try: {why}",
                 config.timeouts.startup
             )));
         }
-        if Instant::now() >= report_at {
-            manner.say(format_args!("rank {rank}: waiting for rank 0 at {master_addr}:{master_port}: {why}"));
-            report_at = Instant::now() + manner.report_every;
-        }
-        std::thread::sleep(back_off(tries).min(patience.left()));
         tries += 1;
     }
 }
@@ -114,9 +114,7 @@ fn introduce(
     let data_ip = interface::to_advertise(local.ip(), master.ip(), config.interface.as_deref())
         .map_err(Failure::Lasting)?;
     check_reach(config, data_ip).map_err(Failure::Lasting)?;
-    let data = TcpListener::bind((data_ip, 0))
-        .map_err(DistError::io(format!("listen at {data_ip}")))
-        .map_err(Failure::Lasting)?;
+    let data = super::listen_for_data(data_ip).map_err(Failure::Lasting)?;
     let member = super::member(identity, &data).map_err(Failure::Lasting)?;
     let world_size = identity.rank.world_size().count() as u32;
     let join = Join::new(world_size, identity.generation, member, &config.agreed);

@@ -60,8 +60,6 @@ pub(super) enum Verdict {
     Accepted([u8; MAC_BYTES]),
     /// Another secret, or another job.
     NotProved,
-    /// Proved, but this connection is not wanted.
-    NotWanted,
 }
 
 /// Why a first message is none.
@@ -168,7 +166,6 @@ impl Verdict {
                 out[1..].copy_from_slice(mac);
             }
             Self::NotProved => out[0] = 2,
-            Self::NotWanted => out[0] = 3,
         }
         out
     }
@@ -177,7 +174,6 @@ impl Verdict {
         match from[0] {
             1 => Ok(Self::Accepted(std::array::from_fn(|byte| from[1 + byte]))),
             2 => Ok(Self::NotProved),
-            3 => Ok(Self::NotWanted),
             _ => Err(BadHello::Field),
         }
     }

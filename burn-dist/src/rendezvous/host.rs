@@ -22,7 +22,7 @@ use super::{
     talk::{is_for_later, wait},
 };
 use crate::{
-    config::Config,
+    config::{Config, Trust},
     env::Identity,
     error::{DistError, Result},
     interface,
@@ -57,9 +57,14 @@ pub(super) fn meet(
     };
     let master = listener.local_addr().map_err(DistError::io("use a listening socket"))?;
     check_reach(config, master.ip())?;
+    if config.trust == Trust::Insecure && config.tls.is_none() && !master.ip().is_loopback() {
+        manner.say(format_args!(
+            "rank 0: no secret, as asked for: whoever reaches {master} can join the job and change its numbers"
+        ));
+    }
     let data_ip = interface::to_advertise(master.ip(), master.ip(), config.interface.as_deref())?;
     check_reach(config, data_ip)?;
-    let data = TcpListener::bind((data_ip, 0)).map_err(DistError::io(format!("listen at {data_ip}")))?;
+    let data = super::listen_for_data(data_ip)?;
     let member = super::member(identity, &data)?;
     let world_size = identity.rank.world_size().count() as u32;
     let main = Join::new(world_size, identity.generation, member, &config.agreed);
@@ -95,28 +100,29 @@ pub(super) fn meet(
     })
 }
 
-/// The listening socket. A port that somebody else still has is waited for.
+/// The listening socket. A name that is not known yet and a port that somebody else still has are waited for.
 fn listen(identity: &Identity, config: &Config, deadline: Instant, manner: &Manner) -> Result<TcpListener> {
     let Identity { master_addr, master_port, .. } = identity;
-    let addresses: Vec<_> = (master_addr.as_str(), *master_port)
-        .to_socket_addrs()
-        .map_err(DistError::io(format!("find the address of {master_addr}")))?
-        .collect();
-    let address = interface::own(identity, &addresses)?;
-    check_reach(config, address.ip())?;
     let mut has_said_so = false;
     loop {
-        let error = match TcpListener::bind(address) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => error,
+        let (what, error) = match (master_addr.as_str(), *master_port).to_socket_addrs() {
+            Ok(addresses) => {
+                let address = interface::own(identity, &addresses.collect::<Vec<_>>())?;
+                check_reach(config, address.ip())?;
+                let what = format!("listen at {address}, where the others look for rank 0");
+                match TcpListener::bind(address) {
+                    Ok(listener) => return Ok(listener),
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => (what, error),
+                    Err(error) => return Err(DistError::io(what)(error)),
+                }
+            }
+            Err(error) => (format!("find the address of {master_addr}"), error),
         };
-        if error.kind() != io::ErrorKind::AddrInUse || Instant::now() + BIND_EVERY >= deadline {
-            return Err(DistError::io(format!("listen at {address}, where the others look for rank 0"))(
-                error,
-            ));
+        if Instant::now() + BIND_EVERY >= deadline {
+            return Err(DistError::io(what)(error));
         }
         if !has_said_so {
-            manner.say(format_args!("rank 0: waiting for port {address}, which another process still has"));
+            manner.say(format_args!("rank 0: cannot {what}: {error}; trying on"));
             has_said_so = true;
         }
         std::thread::sleep(BIND_EVERY);
@@ -135,31 +141,21 @@ fn gather(
     let mut complaints = Complaints::new(manner.clone());
     let mut report_at = Instant::now() + manner.report_every;
     // When those who are still on their way had time to be named together with what is wrong already.
-    let mut settled_at = None;
+    let mut settled_at: Option<Instant> = None;
+    let (mut problems, mut missing) = look(main, guests);
     loop {
-        let joined: Vec<_> =
-            guests.iter().map(|guest| Joined { join: &guest.join, from: guest.from }).collect();
-        let (mut problems, missing) = (gather::problems(main, &joined), gather::missing(main, &joined));
-        let now = Instant::now();
-        let everybody_came = guests.len() + 1 >= main.world_size as usize;
         if problems.is_empty() && missing.is_empty() {
             return Ok(());
         }
-        if problems.is_empty() {
-            settled_at = None;
-        } else if settled_at.is_none() {
-            settled_at = Some(now + manner.settle);
-        }
+        let now = Instant::now();
+        let everybody_came = guests.len() + 1 >= main.world_size as usize;
         let is_late = now >= deadline;
         if is_late || !problems.is_empty() && (everybody_came || settled_at.is_some_and(|at| at <= now)) {
             if !missing.is_empty() {
                 let waited =
                     if is_late { format!(" within {:?}", config.timeouts.startup) } else { String::new() };
-                problems.push(format!(
-                    "of {} ranks, {} did not come{waited}",
-                    main.world_size,
-                    gather::list(&missing)
-                ));
+                let (all, missing) = (main.world_size, gather::list(&missing));
+                problems.push(format!("of {all} ranks, {missing} did not come{waited}"));
             }
             return Err(DistError::rendezvous(format!("the job does not form: {}", problems.join("; "))));
         }
@@ -179,20 +175,30 @@ fn gather(
             .collect();
         let round = reception.round(&watch, until.saturating_duration_since(now))?;
         let mut left = round.watched.into_iter();
+        let num_before = guests.len();
         guests.retain(|guest| {
             let has_left = left.next().unwrap_or(false);
             if has_left {
-                let Member { rank, host, .. } = &guest.join.member;
-                manner.say(format_args!(
-                    "rank 0: rank {rank} on {host} went away again before the job had formed"
-                ));
+                manner.say(format_args!("rank 0: {} went away again before the job had formed", who(guest)));
             }
             !has_left
         });
+        let has_changed = guests.len() != num_before || !round.arrivals.is_empty();
         for arrival in round.arrivals {
             admit(arrival, main, guests, &mut complaints)?;
         }
+        if has_changed {
+            (problems, missing) = look(main, guests);
+            settled_at =
+                if problems.is_empty() { None } else { settled_at.or(Some(Instant::now() + manner.settle)) };
+        }
     }
+}
+
+/// What is wrong, and who is missing.
+fn look(main: &Join, guests: &[Guest]) -> (Vec<String>, Vec<u32>) {
+    let joined: Vec<_> = guests.iter().map(|guest| Joined { join: &guest.join, from: guest.from }).collect();
+    (gather::problems(main, &joined), gather::missing(main, &joined))
 }
 
 /// Takes in one who proved itself, or tells it why not.

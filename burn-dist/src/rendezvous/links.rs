@@ -15,10 +15,10 @@ use std::{
 use super::{
     ControlLinks, LinkId, Manner, Roster,
     dial::{Call, Failure, back_off},
-    guest::receive_answer,
+    guest::{MAX_REASON_BYTES, receive_answer},
     hello::{Hello, Purpose},
     host::refuse,
-    message::Answer,
+    message::{Answer, printable},
     reception::{Expecting, Reception, Watched},
     security::Security,
     talk::Patience,
@@ -101,10 +101,12 @@ impl Plan<'_> {
             Err(self.name_missing(&missing, begin))
         })
         .inspect_err(|error| {
-            // Rank 0 has a connection to everybody: it says what it knows before it goes.
-            if let ControlLinks::Hub(all) = control {
-                all.iter_mut().for_each(|(_, pipe)| refuse(pipe.as_mut(), &error.to_string(), false));
-            }
+            // Who goes says why: rank 0 to everybody, the others to rank 0.
+            let pipes: &mut dyn Iterator<Item = &mut Box<dyn Pipe>> = match control {
+                ControlLinks::Hub(all) => &mut all.iter_mut().map(|(_, pipe)| pipe),
+                ControlLinks::Spoke(pipe) => &mut std::iter::once(pipe),
+            };
+            pipes.for_each(|pipe| refuse(pipe.as_mut(), &error.to_string(), false));
         })
     }
 
@@ -228,16 +230,17 @@ impl Plan<'_> {
         let patience = Patience { deadline: Instant::now() + Duration::from_secs(1), called_off: &never };
         let elapsed = begin.elapsed();
         let what = "went away while data connections were being made, after";
-        DistError::rendezvous(match control {
-            ControlLinks::Hub(all) => {
-                let rank = all.get(at).map_or(0, |(rank, _)| *rank);
-                format!("{} {what} {elapsed:.1?}", self.who(rank))
-            }
-            // If rank 0 said something it is the last word of its control connection.
-            ControlLinks::Spoke(pipe) => match receive_answer(pipe.as_mut(), patience) {
-                Ok(Ok(Answer::Refused { reason, .. })) => super::message::printable(&reason, 4096),
-                _ => format!("{} {what} {elapsed:.1?}", self.who(0)),
+        let (rank, pipe) = match control {
+            ControlLinks::Hub(all) => match all.get_mut(at) {
+                Some((rank, pipe)) => (*rank, pipe),
+                None => return DistError::rendezvous(format!("a rank {what} {elapsed:.1?}")),
             },
+            ControlLinks::Spoke(pipe) => (0, pipe),
+        };
+        // If it said something, that is the last word of its control connection.
+        DistError::rendezvous(match receive_answer(pipe.as_mut(), patience) {
+            Ok(Ok(Answer::Refused { reason, .. })) => printable(&reason, MAX_REASON_BYTES),
+            _ => format!("{} {what} {elapsed:.1?}", self.who(rank)),
         })
     }
 

@@ -13,8 +13,8 @@
 //! Data connections begin with the first four, on the roster's session.
 
 use std::{
-    fmt,
-    net::{SocketAddr, TcpListener},
+    fmt, io,
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ use crate::{
     config::Config,
     env::Identity,
     error::{DistError, Result},
-    limits::HELLO_TIMEOUT,
+    limits::{HELLO_TIMEOUT, MAX_WORLD_SIZE},
     rank::Rank,
     transport::Pipe,
 };
@@ -190,6 +190,18 @@ impl Meeting {
         };
         Ok(plan.connect(listener, &mut self.control, wanted)?.into_iter().collect())
     }
+}
+
+/// Where this process takes data connections.
+fn listen_for_data(ip: IpAddr) -> Result<TcpListener> {
+    let listen = || TcpListener::bind((ip, 0)).and_then(widen);
+    listen().map_err(DistError::io(format!("listen at {ip}")))
+}
+
+/// Lets as many connections wait as a whole job has: one that finds no place tries again only after a second.
+fn widen(listener: TcpListener) -> io::Result<TcpListener> {
+    rustix::net::listen(&listener, MAX_WORLD_SIZE as i32)?;
+    Ok(listener)
 }
 
 /// This process, which takes data connections at `data`.

@@ -93,7 +93,9 @@ impl Reception {
         expecting: Expecting,
         manner: Manner,
     ) -> Result<Self> {
-        listener.set_nonblocking(true).map_err(DistError::io("use a listening socket"))?;
+        let listener = super::widen(listener)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(DistError::io("use a listening socket"))?;
         let complaints = Complaints::new(manner.clone());
         Ok(Self {
             listener,
@@ -124,7 +126,6 @@ impl Reception {
         Ok(Round { arrivals, watched })
     }
 
-    #[expect(clippy::type_complexity, reason = "read at one place, right above")]
     fn wait(&mut self, watch: &[Watched<'_>], limit: Duration) -> io::Result<(bool, Vec<bool>, Vec<bool>)> {
         let now = Instant::now();
         let listens = self.exhausted_until.is_none_or(|until| until <= now);

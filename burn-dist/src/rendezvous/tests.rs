@@ -7,6 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod decoders;
+mod gathering;
+mod hostile;
+#[cfg(feature = "tls")]
+mod tls;
+
 use super::*;
 use crate::{
     config::{Timeouts, Trust},
@@ -90,7 +96,7 @@ fn soon() -> Instant {
 /// Every rank connected to every other, by so many streams; each connection says who holds it.
 fn check_full_mesh(meetings: Vec<Meeting>, streams: u16) {
     let world_size = meetings.len() as u32;
-    let links: Vec<_> = thread::scope(|scope| {
+    let mut links: Vec<_> = thread::scope(|scope| {
         let ranks: Vec<_> = meetings
             .into_iter()
             .map(|mut meeting| {
@@ -110,7 +116,6 @@ fn check_full_mesh(meetings: Vec<Meeting>, streams: u16) {
     });
     let never = std::sync::atomic::AtomicBool::new(false);
     let patience = talk::Patience { deadline: soon(), called_off: &never };
-    let mut links: Vec<(u32, Vec<(LinkId, Box<dyn Pipe>)>)> = links;
     for (me, links) in &mut links {
         for (id, pipe) in links {
             talk::send(pipe.as_mut(), &[*me as u8, id.peer as u8, id.stream as u8], patience).unwrap();
@@ -137,4 +142,27 @@ fn a_job_forms_and_connects() {
         check_full_mesh(meetings, 3);
         assert_eq!(said.all(), "");
     }
+}
+
+/// All at the same moment, and each the neighbour of two others.
+#[test]
+fn a_job_of_many_forms_at_once() {
+    let said = Said::default();
+    let meetings = job(100, &config(), &said);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = meetings
+            .into_iter()
+            .map(|mut meeting| {
+                scope.spawn(move || {
+                    let me = meeting.rank.index() as u32;
+                    let wanted = [(me + 1) % 100, (me + 99) % 100].map(|peer| LinkId { peer, stream: 0 });
+                    let links = meeting.connect_links(&wanted, soon()).unwrap();
+                    (meeting, links)
+                })
+            })
+            .collect();
+        let jobs: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+        assert!(jobs.iter().all(|(_, links)| links.len() == 2));
+    });
+    assert_eq!(said.all(), "");
 }

@@ -11,6 +11,8 @@ pub(crate) mod shared;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod tcp;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 /// A connection that never blocks.
 pub(crate) trait Pipe: Send {

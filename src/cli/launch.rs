@@ -1,0 +1,102 @@
+//! `sprint launch`: the words of a launch, and those that its ranks need beyond what the user gave.
+
+use std::{env, ffi::OsString, iter, path::Path, time::Duration};
+
+use clap::Parser;
+
+use super::{Command, Words, run_folder, train};
+use crate::{
+    cluster::{End, Launch, Layout, stopper},
+    error::{Error, Result},
+};
+
+/// Train on several processes: N on this machine, as its share of those on M machines.
+///
+/// Every line that a rank prints has its number before it. When one fails all end, and the first cause is told.
+/// Ctrl-C and SIGTERM save the state and end all ranks.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, override_usage = "sprint launch [OPTIONS] -- train ...")]
+pub(super) struct Args {
+    /// Ranks on this machine; its cores are divided among them
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    nproc: u32,
+    /// Machines, each with a launch of its own and the same N
+    #[arg(long, value_name = "M", default_value_t = 1)]
+    nnodes: u32,
+    /// This machine's place among them, from 0
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    node_rank: u32,
+    /// Where rank 0 listens, on machine 0 [default on one machine: a free port of 127.0.0.1]
+    #[arg(long, value_name = "HOST:PORT")]
+    master: Option<String>,
+    /// After a failure, start all ranks again from the last checkpoint, up to so many times
+    #[arg(long, value_name = "R", default_value_t = 0)]
+    max_restarts: u32,
+    /// Seconds that the other ranks have to end after one failed, before they are killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    grace: u32,
+    /// The command that each rank runs
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sprint launch --nproc 2 -- train
+  sprint launch --nproc 8 --nnodes 16 --node-rank 3 --master node0:29400 -- train --out /shared/run
+
+Machines other than this one must know who may join: BURN_DIST_SECRET_FILE names a file with a secret.";
+
+pub(super) fn launch(args: Args) -> Result<()> {
+    let layout = Layout::new(args.nproc, args.nnodes, args.node_rank, args.master.as_deref())?;
+    let mut words = args.command;
+    let train = train_words(&words)?;
+    let out = match train.out() {
+        Some(out) => out.to_owned(),
+        None if args.nnodes > 1 => {
+            return Err(Error::usage(
+                "several machines need --out after `train`, a folder that all of them see: it holds the checkpoints",
+            ));
+        }
+        None => {
+            // Named here, so that all ranks, and all starts of them, have the same.
+            let out = run_folder::named(&train.sources().resolve()?.name, run_folder::now_s());
+            words.extend(["--out".into(), out.clone().into()]);
+            out
+        }
+    };
+    let program = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
+    let resume = if train.resumes() { vec![] } else { vec!["--resume".into()] };
+    let launch = Launch {
+        resume,
+        max_restarts: args.max_restarts,
+        grace: Duration::from_secs(args.grace.into()),
+        ..Launch::new(layout, program, words)
+    };
+    let (stopper, stops) = stopper();
+    ctrlc::set_handler(move || stopper.stop())
+        .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
+    match launch.run(stops)? {
+        End::Done => Ok(()),
+        End::Stopped => Err(Error::Stopped(format!(
+            "all ranks stopped, state saved; go on with: the same launch of train --out {} --resume",
+            out.display()
+        ))),
+    }
+}
+
+/// What the words after `--` say. A slip in them is told once, here, and not by every rank.
+fn train_words(words: &[OsString]) -> Result<train::Args> {
+    if words.is_empty() {
+        return Err(Error::usage("no command to launch: expected -- train ... at the end"));
+    }
+    let sprint = OsString::from("sprint");
+    let parsed = Words::try_parse_from(iter::once(&sprint).chain(words));
+    match parsed.unwrap_or_else(|error| error.exit()).command {
+        Some(Command::Train(train)) => Ok(train),
+        _ => Err(Error::usage(format!(
+            "cannot launch `{}`: expected -- train ...",
+            words[0].to_string_lossy()
+        ))),
+    }
+}
