@@ -212,6 +212,10 @@ fn a_parameter_without_gradient_counts_as_zeros() {
             let hidden = tanh(net.first.forward(samples(0, 4, &device).0));
             loss = loss + net.sometimes.forward(hidden).mean();
         }
+        // A step before, whose values must not be taken for this one's.
+        let all = |net: &Net| net.sometimes.forward(net.first.forward(samples(0, 4, &device).0)).sum();
+        let all = GradientsParams::from_grads(all(&net).backward(), &net);
+        let _ = ddp.average(all, &net).unwrap();
         let own = GradientsParams::from_grads(loss.backward(), &net);
         let before = gradient_values(&net, &own);
         (before, gradient_values(&net, &ddp.average(own, &net).unwrap()))

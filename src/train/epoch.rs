@@ -70,13 +70,16 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         let num_images = (batch.len() * run.rank().world_size().count()) as u64;
         session.progress.step += 1;
         session.progress.images += num_images;
-        let num_skipped = batch.skipped.len() as u64;
-        let moment = session.moment(at);
-        trail.add(
-            run,
-            session,
-            Launched { result, moment, lr: at.lr, num_images, num_skipped, data_wait_s },
-        )?;
+        let launched = Launched {
+            result,
+            moment: session.moment(at),
+            lr: at.lr,
+            num_images,
+            num_skipped: batch.skipped.len() as u64,
+            data_wait_s,
+            seconds: session.lap(),
+        };
+        trail.add(run, session, launched)?;
         let stopped = trail.stopped || (run.is_alone() && run.stop.requested());
         // At the epoch's last step the state is saved after the evaluation, so that a step has one state.
         let due = session.progress.step < last_step && session.checkpoint_due(&run.plan.config.checkpoint);

@@ -188,7 +188,7 @@ impl Session {
         self.elapsed_before_s + self.started.elapsed().as_secs_f64()
     }
 
-    /// Seconds of training since the last step's numbers came.
+    /// Seconds of training since the last lap.
     pub(super) fn lap(&mut self) -> f64 {
         let now = Instant::now();
         (now - std::mem::replace(&mut self.lap_started, now)).as_secs_f64()

@@ -21,6 +21,8 @@ pub(super) struct Launched {
     /// Of this rank, as all below.
     pub(super) num_skipped: u64,
     pub(super) data_wait_s: f64,
+    /// Since the step before was launched.
+    pub(super) seconds: f64,
 }
 
 /// A step whose numbers are on their way between the ranks.
@@ -28,6 +30,7 @@ struct Sent {
     moment: Moment,
     lr: f64,
     num_images: u64,
+    seconds: f64,
     /// This rank's own.
     loss: f64,
     sums: Pending<f64>,
@@ -60,12 +63,17 @@ impl Trail {
         let arrived = self.among_ranks.take();
         self.record(run, session, arrived)?;
         let sent = self.on_device.take().map(|last| send(run, last));
-        self.record(run, session, sent)
+        self.record(run, session, sent)?;
+        // What the device took beyond the last launch.
+        session.progress.epoch.train_s += session.lap();
+        Ok(())
     }
 
     /// Waits for a step's numbers, refuses a loss that is none, and records the rest.
     fn record(&mut self, run: &mut Run<'_>, session: &mut Session, sent: Option<Sent>) -> Result<()> {
-        let Some(Sent { moment, lr, num_images, loss: own_loss, sums }) = sent else { return Ok(()) };
+        let Some(Sent { moment, lr, num_images, seconds, loss: own_loss, sums }) = sent else {
+            return Ok(());
+        };
         let sums = sums.wait()?.data;
         let [loss, top1, top5, skipped, stops, data_wait_s, comm_wait_s, comm_s] = sums[..] else {
             return Err(Error::run("the ranks' sums are not what was sent"));
@@ -85,7 +93,6 @@ impl Trail {
         }
         self.stopped |= stops > 0.0;
         session.progress.skipped_images += skipped as u64;
-        let seconds = session.lap();
         let totals = &mut session.progress.epoch;
         totals.images += num_images;
         totals.loss += loss * num_images as f64;
@@ -116,14 +123,14 @@ impl Trail {
 
 /// Reads a step's numbers from the device and sends them to the other ranks. Every rank's batch has the same size.
 fn send(run: &Run<'_>, launched: Launched) -> Sent {
-    let Launched { result, moment, lr, num_images, num_skipped, data_wait_s } = launched;
+    let Launched { result, moment, lr, num_images, num_skipped, data_wait_s, seconds } = launched;
     let loss = f64::from(result.loss.into_scalar::<f32>());
     let (top1, top5) = loss::count_top(result.target_ranks);
     let stop = u64::from(run.stop.requested());
     let [top1, top5, num_skipped, stop] = [top1, top5, num_skipped, stop].map(|count| count as f64);
     let mine = vec![loss, top1, top5, num_skipped, stop, data_wait_s, result.comm_wait_s, result.comm_s];
     let sums = run.comm.start_all_reduce(mine, ReduceOp::Sum, Note::default());
-    Sent { moment, lr, num_images, loss, sums }
+    Sent { moment, lr, num_images, seconds, loss, sums }
 }
 
 /// Whose loss is none, in words; nothing in a job of one.

@@ -211,7 +211,7 @@ impl DataParallel {
                 let entry = self.ddp.trainable_entry(place);
                 let start = self.starts[place];
                 let values = self.averages[self.ddp.plan.bucket_of[place]].clone();
-                let gradient = values.slice([start..start + entry.len()]).reshape(param.base().dims());
+                let gradient = values.narrow(0, start, entry.len()).reshape(param.base().dims());
                 let gradient: Tensor<D> = if entry.dtype == DType::F32 {
                     gradient
                 } else {
