@@ -67,6 +67,16 @@ impl Builder {
         self
     }
 
+    /// Whether somebody gave this process a rank: a launcher, or [`identity`](Self::identity).
+    pub fn was_launched(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// What has been said so far.
+    pub fn settings(&self) -> &Config {
+        &self.config
+    }
+
     /// Meets the other ranks and connects. A job of one, or of a process that no launcher started, meets nobody.
     ///
     /// # Errors

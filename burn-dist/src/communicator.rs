@@ -373,6 +373,35 @@ impl Communicator {
         Ok(byte[0])
     }
 
+    /// Sends bytes from rank `from` to rank `to` and back, over one connection; other ranks only count the operation.
+    /// Returns the seconds that it took here. Any two ranks can do it in a job with [`Agreed::full_mesh`], neighbours in
+    /// every job.
+    ///
+    /// # Errors
+    /// [`DistError::Usage`] if the two are no two ranks of the job, or have no connection; the [`Fault`] that ended
+    /// the job.
+    ///
+    /// [`Agreed::full_mesh`]: crate::Agreed::full_mesh
+    pub fn round_trip(&self, data: &mut [u8], from: usize, to: usize) -> Result<f64> {
+        let world_size = self.rank.world_size();
+        let Some(job) = self.job.as_ref().filter(|_| from.max(to) < world_size.count() && from != to) else {
+            return Err(DistError::usage(format!(
+                "a round trip between ranks {from} and {to} of {world_size}"
+            )));
+        };
+        let (from, to, rank) = (from as u32, to as u32, job.topology.rank);
+        let what = format!("round trip of {} bytes between ranks {from} and {to}", data.len());
+        job.now(|engine| {
+            if !job.topology.are_linked(from, to, &engine.agreed) {
+                return Err(DistError::usage(format!("{what}: they have no connection without full_mesh")));
+            }
+            let carried = engine.run(exact(what), data, &|schedule, whole| {
+                ring::round_trip(schedule, rank, from, to, whole);
+            })?;
+            Ok(carried.seconds)
+        })
+    }
+
     /// Tells the others that this rank failed, and why, in one line: their calls return it. The job is over.
     pub fn fail(&self, why: &str) {
         if let Some(job) = &self.job {

@@ -55,6 +55,8 @@ pub struct Agreed {
     pub algorithm: Algorithm,
     /// Whether ranks of one machine exchange payloads through shared memory.
     pub shared_memory: bool,
+    /// Whether every two ranks are connected, not only those that collectives need: for checking a network.
+    pub full_mesh: bool,
 }
 
 impl Default for Agreed {
@@ -67,6 +69,7 @@ impl Default for Agreed {
             checksum: true,
             algorithm: Algorithm::Auto,
             shared_memory: true,
+            full_mesh: false,
         }
     }
 }

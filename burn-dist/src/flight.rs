@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
+    fmt, fs, io,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -115,5 +115,89 @@ impl FlightRecorder {
     fn lock(&self) -> MutexGuard<'_, VecDeque<OpRecord>> {
         // A panic elsewhere leaves records that are still true.
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first operation that ranks did not call alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parting {
+    /// Its number.
+    pub seq: u64,
+    /// What was called, and by which ranks; `None`: by those who had called nothing more.
+    pub sides: Vec<(Option<String>, Vec<u32>)>,
+}
+
+impl fmt::Display for Parting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "operation {}:", self.seq)?;
+        for (at, (what, ranks)) in self.sides.iter().enumerate() {
+            let ranks: Vec<_> = ranks.iter().map(ToString::to_string).collect();
+            let what = what.as_deref().unwrap_or("not called");
+            write!(f, "{} {what} by {}", if at == 0 { "" } else { ";" }, ranks.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the ranks of a job parted, by their flight records: the first operation that all of them could remember and
+/// that they did not call alike. `None` if there is none.
+pub fn parting(records: &[FlightRecord]) -> Option<Parting> {
+    let first = records.iter().map(|record| record.operations.first().map_or(1, |op| op.name.seq)).max()?;
+    let last = records.iter().filter_map(|record| record.operations.last().map(|op| op.name.seq)).max()?;
+    (first..=last).find_map(|seq| {
+        // By fingerprint, which tells apart what reads alike.
+        let mut sides = Vec::<(Option<&OpRecord>, Vec<u32>)>::new();
+        for record in records {
+            let op = record.operations.binary_search_by_key(&seq, |op| op.name.seq).ok();
+            let called = op.map(|at| &record.operations[at]);
+            let fingerprint = |op: Option<&OpRecord>| op.map(|op| op.fingerprint);
+            match sides.iter_mut().find(|(side, _)| fingerprint(*side) == fingerprint(called)) {
+                Some((_, ranks)) => ranks.push(record.rank),
+                None => sides.push((called, vec![record.rank])),
+            }
+        }
+        let sides = sides.into_iter().map(|(side, ranks)| (side.map(|op| op.name.what.clone()), ranks));
+        Some(Parting { seq, sides: sides.collect() }).filter(|parting| parting.sides.len() > 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(rank: u32, operations: &[(u64, u64)]) -> FlightRecord {
+        let op = |&(seq, fingerprint): &(u64, u64)| OpRecord {
+            name: OpName { seq, what: format!("what {fingerprint}") },
+            fingerprint,
+            bytes: 4,
+            begin_us: seq,
+            end_us: Some(seq + 1),
+        };
+        FlightRecord { rank, fault: None, operations: operations.iter().map(op).collect() }
+    }
+
+    #[test]
+    fn the_first_difference_is_found() {
+        let records = [
+            // The ring of the first has already lost the beginning.
+            record(0, &[(2, 20), (3, 30), (4, 40)]),
+            record(1, &[(1, 99), (2, 20), (3, 31), (4, 41)]),
+            record(2, &[(1, 10), (2, 20), (3, 30)]),
+        ];
+        let parting = parting(&records).unwrap();
+        assert_eq!(parting.to_string(), "operation 3: what 30 by 0, 2; what 31 by 1");
+    }
+
+    #[test]
+    fn who_stopped_calling_is_told() {
+        let parting = parting(&[record(0, &[(1, 10), (2, 20)]), record(1, &[(1, 10)])]).unwrap();
+        assert_eq!(parting.to_string(), "operation 2: what 20 by 0; not called by 1");
+    }
+
+    #[test]
+    fn ranks_that_agree_have_not_parted() {
+        assert_eq!(parting(&[record(0, &[(1, 10)]), record(1, &[(1, 10)])]), None);
+        assert_eq!(parting(&[record(0, &[]), record(1, &[])]), None);
+        assert_eq!(parting(&[]), None);
     }
 }

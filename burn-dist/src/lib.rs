@@ -65,6 +65,7 @@ pub mod error;
 pub mod flight;
 mod interface;
 pub mod limits;
+pub mod measure;
 pub mod rank;
 mod rendezvous;
 mod topology;

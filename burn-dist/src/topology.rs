@@ -39,11 +39,23 @@ impl Topology {
             links.extend(neighbours.iter().map(|&peer| LinkId { peer, stream }));
         }
         let partners = doubling::partners(self.rank, self.world_size);
-        links.extend(partners.into_iter().map(|peer| LinkId { peer, stream: 0 }));
+        let all = if agreed.full_mesh { 0..self.world_size } else { 0..0 };
+        links.extend(partners.into_iter().chain(all).map(|peer| LinkId { peer, stream: 0 }));
         links.retain(|link| link.peer != self.rank);
         links.sort_unstable();
         links.dedup();
         links
+    }
+
+    /// Whether two ranks have a connection.
+    pub(crate) fn are_linked(&self, a: u32, b: u32, agreed: &Agreed) -> bool {
+        let of_a = Self {
+            rank: a,
+            ring: Ring::whole(a, self.world_size),
+            levels: Levels::new(a, &self.hosts),
+            ..self.clone()
+        };
+        of_a.links(agreed).iter().any(|link| link.peer == b)
     }
 
     /// Whether payloads to a peer go through shared memory.

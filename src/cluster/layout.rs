@@ -10,7 +10,7 @@ use burn_dist::limits::MAX_WORLD_SIZE;
 use super::launch::LaunchError;
 
 /// Where a rank reads the number of the process that started it; see [`super::end_with_launcher`].
-pub(super) const LAUNCHER_PID: &str = "BURN_DIST_LAUNCHER_PID";
+pub(super) const LAUNCHER_PID: &str = "SPRINT_LAUNCHER_PID";
 const SECRET: &str = "BURN_DIST_SECRET";
 /// Any of these says whom to trust: then no secret is drawn.
 const TRUST: [&str; 3] = [SECRET, "BURN_DIST_SECRET_FILE", "BURN_DIST_INSECURE"];

@@ -109,3 +109,21 @@ pub(crate) fn broadcast(schedule: &mut Schedule, ring: &Ring, whole: Range<usize
         }
     }
 }
+
+/// Sends what `from` has to `to` and back.
+pub(crate) fn round_trip(schedule: &mut Schedule, rank: u32, from: u32, to: u32, whole: Range<usize>) {
+    let pieces: Vec<_> = segments(whole, schedule.segment()).collect();
+    let receive = |schedule: &mut Schedule, peer| {
+        pieces.iter().for_each(|range| schedule.receive(peer, range.clone(), Action::Store));
+    };
+    let send = |schedule: &mut Schedule, peer| {
+        pieces.iter().for_each(|range| schedule.send(peer, range.clone(), false));
+    };
+    if rank == from {
+        send(schedule, to);
+        receive(schedule, to);
+    } else if rank == to {
+        receive(schedule, from);
+        send(schedule, from);
+    }
+}

@@ -67,7 +67,7 @@ pub struct Member {
 
 /// The job, as all ranks agreed on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Roster {
+pub(crate) struct Roster {
     /// Which start of the job this is: restarts count up, and processes of an earlier one are refused.
     pub generation: u32,
     /// Drawn by rank 0 for this job alone; part of every proof.
