@@ -168,7 +168,7 @@ impl Engine {
         for link in self.lanes.iter_mut().flat_map(|lane| &mut lane.links) {
             while !link.is_settled() && self.control.fault().is_none() {
                 // A peer that is gone takes nothing any more.
-                if !matches!(link.header(), Ok(None)) {
+                if !matches!(link.header(), Ok(None)) || link.is_settled() {
                     break;
                 }
                 let left = until.saturating_duration_since(Instant::now());
