@@ -199,7 +199,7 @@ fn a_run_without_a_folder_gets_one_from_the_launcher() {
     let run = runs().remove(0);
     kill_process(rank_at_work(&launcher, &run), Signal::KILL).unwrap();
     Output::of(launcher.wait_with_output().unwrap()).ok();
-    assert_eq!(runs(), [run.clone()]);
+    assert_eq!(runs(), std::slice::from_ref(&run));
     let name = run.file_name().unwrap().to_str().unwrap();
     assert!(name.starts_with("default-20"), "{name}");
     assert!(run.join("report.html").exists());
