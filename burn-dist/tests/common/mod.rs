@@ -215,6 +215,10 @@ impl End {
         self.said.iter().find_map(|line| Some(line.split_once(mark)?.1))
     }
 
+    pub(crate) fn has_fault(&self) -> bool {
+        self.said_after("@fault ").is_some()
+    }
+
     /// The verdict that it was told.
     pub(crate) fn fault(&self) -> Fault {
         let Some(json) = self.said_after("@fault ") else { panic!("no fault: {self:#?}") };
