@@ -207,8 +207,11 @@ fn a_slow_link_is_no_fault() {
         }
     }
     let launch = network.launch().clocks(200, 3000).var(rank::STALL_MS, 1000);
-    // 12 MB: some eight seconds.
-    for end in end_all(network.start_all(&launch, "reduce:3000000 barrier")) {
+    let begin = Instant::now();
+    let ends = end_all(network.start_all(&launch, "reduce:3000000 barrier"));
+    // 8 MB went out and 8 came in: the link was slow indeed.
+    assert!(begin.elapsed() > Duration::from_secs(4), "{:?}", begin.elapsed());
+    for end in ends {
         end.assert_done();
         // All are in the operation, so nobody is missing.
         assert!(!end.said.iter().any(|line| line.contains("has waited")), "{end:#?}");
