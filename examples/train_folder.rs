@@ -5,7 +5,7 @@
 use std::{env, error::Error, path::Path};
 
 use burn::tensor::Device;
-use burn_dist::rank::{Rank, WorldSize};
+use burn_dist::{Communicator, WorldSize};
 use burn_sprint::{
     config::{DataFacts, Plan, Sources},
     data::{Location, open_pair},
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         plan: &plan,
         data: &data,
         device: &Device::flex(),
-        rank: Rank::SINGLE,
+        comm: Communicator::single(),
         out: &scratch.path().join("run"),
         resume: false,
         stop: &Stop::new(),

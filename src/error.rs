@@ -4,6 +4,8 @@
 
 use std::{fmt, io, path::Path};
 
+use burn_dist::DistError;
+
 /// What went wrong, by whose fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,12 +40,14 @@ pub enum Error {
     },
     /// The loss stopped being a number.
     #[error(
-        "the loss is {loss} at step {step} (epoch {epoch}, phase {phase}): the learning rate {lr} may be too high; \
+        "the loss{whose} is {loss} at step {step} (epoch {epoch}, phase {phase}): the learning rate {lr} may be too high; \
          {checkpoint}"
     )]
     Diverged {
         /// The loss that came.
         loss: f64,
+        /// In a job of several, which ranks have one that is none.
+        whose: String,
         /// The step, from 1.
         step: u64,
         /// The epoch, from 0.
@@ -55,6 +59,9 @@ pub enum Error {
         /// What is left of the run.
         checkpoint: String,
     },
+    /// The other ranks: one of them failed, or they do not agree.
+    #[error(transparent)]
+    Dist(#[from] DistError),
     /// The user asked to stop; the state is saved.
     #[error("{0}")]
     Stopped(String),
@@ -84,7 +91,7 @@ impl Error {
     /// that failed, the status of the rank that was the cause.
     pub const fn exit_status(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Dist(DistError::Config(_)) => 2,
             Self::Stopped(_) => 130,
             Self::Launch(error) => error.exit_status(),
             _ => 1,

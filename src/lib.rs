@@ -23,7 +23,7 @@
 //!
 //! ```no_run
 //! use burn::tensor::Device;
-//! use burn_dist::rank::{Rank, WorldSize};
+//! use burn_dist::{Communicator, WorldSize};
 //! use burn_sprint::config::{DataFacts, Plan, Sources};
 //! use burn_sprint::data::{Location, open_pair};
 //! use burn_sprint::record::{ProgressMode, RunInfo};
@@ -37,7 +37,7 @@
 //!     plan: &plan,
 //!     data: &data,
 //!     device: &Device::flex(),
-//!     rank: Rank::SINGLE,
+//!     comm: Communicator::single(),
 //!     out: "runs/example".as_ref(),
 //!     resume: false,
 //!     stop: &Stop::new(),

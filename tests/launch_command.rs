@@ -182,20 +182,27 @@ fn a_rank_does_not_outlive_its_launcher() {
     }
 }
 
+/// And the same at every start.
 #[test]
 fn a_run_without_a_folder_gets_one_from_the_launcher() {
     let temp = data();
-    let mut words = words(temp.path(), "run", &[]);
+    let mut words = words(temp.path(), "run", &["--max-restarts", "1"]);
     let out = words.iter().position(|word| word == "--out").unwrap();
     words.drain(out..out + 2);
-    let output = command(words).current_dir(temp.path()).output().unwrap();
-    Output::of(output).ok();
-    let runs: Vec<PathBuf> =
-        fs::read_dir(temp.path().join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(runs.len(), 1);
-    let name = runs[0].file_name().unwrap().to_str().unwrap();
+    words.extend(sets(&["phase.1.epochs=10"]));
+    let launcher = command(words).current_dir(temp.path()).spawn().unwrap();
+    let runs = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(temp.path().join("runs")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    wait_until("no folder", || !runs().is_empty());
+    let run = runs().remove(0);
+    kill_process(rank_at_work(&launcher, &run), Signal::KILL).unwrap();
+    Output::of(launcher.wait_with_output().unwrap()).ok();
+    assert_eq!(runs(), std::slice::from_ref(&run));
+    let name = run.file_name().unwrap().to_str().unwrap();
     assert!(name.starts_with("default-20"), "{name}");
-    assert!(runs[0].join("report.html").exists());
+    assert!(run.join("report.html").exists());
 }
 
 /// Such a process is no rank, whatever its environment says.
@@ -204,7 +211,10 @@ fn an_orphan_does_not_start() {
     // Reaped, so its number is free.
     let mut gone = command(["--version"]).spawn().unwrap();
     gone.wait().unwrap();
-    let output = command(["train"]).env("SPRINT_LAUNCHER_PID", gone.id().to_string()).output().unwrap();
+    let output = command(["train", "--dry-run"])
+        .env("SPRINT_LAUNCHER_PID", gone.id().to_string())
+        .output()
+        .unwrap();
     let output = Output::of(output);
     assert!(output.error(1).contains("launched this rank is gone"), "{}", output.stderr);
     // A rank's own child goes its way.

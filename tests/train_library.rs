@@ -14,7 +14,7 @@ use burn::{
     optim::GradientsParams,
     tensor::{Device, Int, Tensor, TensorData},
 };
-use burn_dist::rank::{Rank, WorldSize};
+use burn_dist::{Communicator, DataParallel, DataParallelConfig, Rank, WorldSize};
 use burn_resnet::{Depth, ResNet, ResNetConfig, weights::to_named};
 use burn_sprint::{
     config::{DataFacts, OptimizerConfig, Plan, Sources},
@@ -53,7 +53,7 @@ fn train(data: &std::path::Path, out: &std::path::Path, set: &[&str]) {
         plan: &plan,
         data: &pictures,
         device: &flex(),
-        rank: Rank::SINGLE,
+        comm: Communicator::single(),
         out,
         resume: false,
         stop: &Stop::new(),
@@ -94,11 +94,13 @@ fn two_micro_batches_update_as_the_whole_batch() {
     pixels.extend_from_within(..);
     classes.extend_from_within(..);
     let after = |micro_batches| {
-        let mut model = network();
+        let (mut ddp, mut model) =
+            DataParallel::new(Communicator::single(), network(), DataParallelConfig::default()).unwrap();
         let mut optimizer = Sgd::new(&OptimizerConfig::default(), &model);
         let (mut losses, mut ranks) = (Vec::new(), Vec::new());
         for _ in 0..3 {
-            let result = step(&mut model, &mut optimizer, batch(&pixels, &classes), 0.1, 0.1, micro_batches);
+            let batch = batch(&pixels, &classes);
+            let result = step(&mut model, &mut optimizer, &mut ddp, batch, 0.1, 0.1, micro_batches).unwrap();
             losses.push(result.loss.into_scalar::<f32>());
             ranks.extend(result.target_ranks.into_data().iter::<i64>());
         }

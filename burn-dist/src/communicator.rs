@@ -244,7 +244,14 @@ impl Communicator {
         let what = format!("reduce-scatter ({}) of {} {}", op.name(), data.len(), T::NAME);
         let ring = &job.topology.ring;
         job.now(|engine| {
-            let call = Call { what, op, wire: engine.agreed.wire, striped: false, not_finite: false };
+            let call = Call {
+                what,
+                op,
+                wire: engine.agreed.wire,
+                striped: false,
+                computed_by_all: false,
+                not_finite: false,
+            };
             engine.run(call, data, &|schedule, whole| {
                 ring::reduce_scatter(schedule, ring, |index| chunk(&whole, world_size, index), true);
             })
@@ -365,7 +372,7 @@ impl Communicator {
         let Some(job) = &self.job else { return Ok(mine) };
         let (rank, world_size) = (job.topology.rank, job.topology.world_size);
         job.now(|engine| {
-            let call = Call { op, ..exact(what) };
+            let call = Call { op, computed_by_all: true, ..exact(what) };
             engine.run(call, &mut byte, &|schedule, whole| {
                 doubling::all_reduce(schedule, rank, world_size, whole);
             })
@@ -441,7 +448,14 @@ impl fmt::Debug for Communicator {
 
 /// An operation whose values arrive as they were.
 fn exact(what: String) -> Call {
-    Call { what, op: ReduceOp::Max, wire: Wire::F32, striped: false, not_finite: false }
+    Call {
+        what,
+        op: ReduceOp::Max,
+        wire: Wire::F32,
+        striped: false,
+        computed_by_all: false,
+        not_finite: false,
+    }
 }
 
 fn all_reduce<T: Element>(
@@ -459,6 +473,7 @@ fn all_reduce<T: Element>(
         op,
         wire: engine.agreed.wire,
         striped: algorithm != Algorithm::Doubling,
+        computed_by_all: algorithm == Algorithm::Doubling,
         not_finite: note.not_finite,
     };
     engine.run(call, data, &|schedule, whole| match algorithm {

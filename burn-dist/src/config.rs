@@ -62,7 +62,7 @@ pub struct Agreed {
 impl Default for Agreed {
     fn default() -> Self {
         Self {
-            streams: 4,
+            streams: 1,
             segment_bytes: 256 << 10,
             small_bytes: 64 << 10,
             wire: Wire::F32,

@@ -29,6 +29,10 @@ use crate::{
 /// A stripe shorter than this is not worth a thread.
 const MIN_STRIPE_BYTES: usize = 1 << 20;
 
+/// How long a lane looks again and again, giving way to others, before it sleeps: waking takes tens of microseconds, and
+/// what it waits for is often sooner there.
+const SPIN: Duration = Duration::from_micros(50);
+
 /// One connection to each neighbour.
 pub(crate) struct Lane {
     pub(crate) links: Vec<Link>,
@@ -58,6 +62,8 @@ pub(crate) struct Call {
     pub(crate) wire: Wire,
     /// Whether the buffer may be cut into stripes: every part of it is treated alike.
     pub(crate) striped: bool,
+    /// Whether several ranks compute the result, each for itself, rather than one for all.
+    pub(crate) computed_by_all: bool,
     /// Whether this rank's numbers are not all finite.
     pub(crate) not_finite: bool,
 }
@@ -113,7 +119,7 @@ impl Engine {
         let shared_segment = self.agreed.segment_bytes / size_of::<T>();
         let driver = Driver { terms, control: &self.control, deadline: started + self.deadline };
         let whole = 0..buffer.len();
-        let mut rest = buffer;
+        let mut rest = &mut *buffer;
         let mut stripes = Vec::with_capacity(num_stripes);
         for (index, lane) in self.lanes.iter_mut().take(num_stripes).enumerate() {
             let (stripe, after) = rest.split_at_mut(chunk(&whole, num_stripes, index).len());
@@ -149,6 +155,9 @@ impl Engine {
             carried.not_finite |= of_lane.not_finite;
             carried.wait_s = carried.wait_s.max(of_lane.wait_s);
         }
+        if call.computed_by_all {
+            T::settle(buffer);
+        }
         self.flight.end();
         Ok(carried)
     }
@@ -159,7 +168,7 @@ impl Engine {
         for link in self.lanes.iter_mut().flat_map(|lane| &mut lane.links) {
             while !link.is_settled() && self.control.fault().is_none() {
                 // A peer that is gone takes nothing any more.
-                if !matches!(link.header(), Ok(None)) {
+                if !matches!(link.header(), Ok(None)) || link.is_settled() {
                     break;
                 }
                 let left = until.saturating_duration_since(Instant::now());
@@ -188,25 +197,36 @@ impl Driver<'_> {
     ) -> Result<Carried> {
         let started = Instant::now();
         let mut waited = Duration::ZERO;
+        let mut idle_since: Option<Instant> = None;
         let links = &mut lane.links;
         let mut machine = Machine::new(self.terms, schedule, links, not_finite);
         loop {
-            match machine.advance(links, buffer) {
-                Ok(Status::Done) => break,
-                Ok(Status::Blocked) => {}
+            let (moved, status) = match machine.advance(links, buffer) {
+                Ok(progress) => progress,
                 Err(trouble) => return Err(self.verdict(suspicion(trouble, &self.terms))),
+            };
+            let now = Instant::now();
+            if let Some(since) = idle_since.filter(|_| moved || status == Status::Done) {
+                waited += now - since;
+                idle_since = None;
+            }
+            if status == Status::Done {
+                break;
             }
             if let Some(fault) = self.control.fault() {
                 return Err(DistError::Fault(fault));
             }
-            let now = Instant::now();
+            let since = *idle_since.get_or_insert(now);
+            if now - since < SPIN {
+                std::thread::yield_now();
+                continue;
+            }
             if now >= self.deadline {
                 let waiting_for = machine.waiting_for(links);
                 return Err(self.verdict(Suspicion::Deadline { seq: self.terms.seq, waiting_for }));
             }
             wait(&machine, links, self.deadline - now)
                 .map_err(|error| DistError::usage(format!("cannot wait for connections: {error}")))?;
-            waited += now.elapsed();
         }
         let seconds = started.elapsed().as_secs_f64();
         Ok(Carried { not_finite: machine.not_finite, seconds, wait_s: waited.as_secs_f64() })

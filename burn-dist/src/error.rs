@@ -20,6 +20,12 @@ pub enum DistError {
     /// A call that could not be meant: wrong lengths, a root outside the job. Nothing was sent.
     #[error("{0}")]
     Usage(String),
+    /// Ranks that must be alike are not: which ranks, and where they differ. The same on every rank; the job can go on.
+    #[error("{0}")]
+    Disagreement(String),
+    /// A gradient that is no number: which ranks, bucket and parameter. The same on every rank; the job can go on.
+    #[error("{0}")]
+    NonFinite(String),
     /// The job is over. The same on every rank; every later call returns it again.
     #[error(transparent)]
     Fault(Arc<Fault>),

@@ -145,16 +145,18 @@ pub fn parting(records: &[FlightRecord]) -> Option<Parting> {
     let first = records.iter().map(|record| record.operations.first().map_or(1, |op| op.name.seq)).max()?;
     let last = records.iter().filter_map(|record| record.operations.last().map(|op| op.name.seq)).max()?;
     (first..=last).find_map(|seq| {
-        let mut sides: Vec<(Option<(u64, String)>, Vec<u32>)> = Vec::new();
+        // By fingerprint, which tells apart what reads alike.
+        let mut sides = Vec::<(Option<&OpRecord>, Vec<u32>)>::new();
         for record in records {
             let op = record.operations.binary_search_by_key(&seq, |op| op.name.seq).ok();
-            let called = op.map(|at| &record.operations[at]).map(|op| (op.fingerprint, op.name.what.clone()));
-            match sides.iter_mut().find(|(side, _)| *side == called) {
+            let called = op.map(|at| &record.operations[at]);
+            let fingerprint = |op: Option<&OpRecord>| op.map(|op| op.fingerprint);
+            match sides.iter_mut().find(|(side, _)| fingerprint(*side) == fingerprint(called)) {
                 Some((_, ranks)) => ranks.push(record.rank),
                 None => sides.push((called, vec![record.rank])),
             }
         }
-        let sides = sides.into_iter().map(|(side, ranks)| (side.map(|(_, what)| what), ranks));
+        let sides = sides.into_iter().map(|(side, ranks)| (side.map(|op| op.name.what.clone()), ranks));
         Some(Parting { seq, sides: sides.collect() }).filter(|parting| parting.sides.len() > 1)
     })
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn_dist::rank::{Rank, WorldSize};
+use burn_dist::{Communicator, WorldSize};
 
 use super::{device, run_folder};
 use crate::{
@@ -18,6 +18,8 @@ use crate::{
 
 /// Seconds between two lines of progress where there is no terminal.
 const HEARTBEAT_S: f64 = 10.0;
+/// A recipe that travels from rank 0 to the others.
+const MAX_CONFIG_BYTES: usize = 1 << 20;
 
 /// Train a network: the embedded default, a preset, or a configuration of your own.
 ///
@@ -84,16 +86,72 @@ pub(super) fn train(args: Args) -> Result<()> {
         return Ok(());
     }
     make_absolute(&mut config)?;
+    let comm = Communicator::builder().from_env()?.connect()?;
+    let done = train_together(&comm, config, out, resume);
+    match &done {
+        Ok(()) | Err(Error::Stopped(_)) => {}
+        // The others are told why they wait in vain.
+        Err(error) => comm.fail(&error.to_string()),
+    }
+    done
+}
+
+/// Trains as one rank of a job. Rank 0 writes and talks; the others are silent but for errors.
+fn train_together(
+    comm: &Communicator,
+    config: TrainConfig,
+    out: Option<PathBuf>,
+    resume: bool,
+) -> Result<()> {
+    let rank = comm.rank();
+    let config = of_rank_0(comm, config)?;
     let device = device::find(&config.device)?;
     let pictures = open_pictures(&config)?;
     let facts = DataFacts::of(&pictures.train);
-    let plan = Plan::new(config, facts, WorldSize::ONE)?;
+    let plan = Plan::new(config, facts, rank.world_size())?;
 
     let now_s = run_folder::now_s();
     let out = out.unwrap_or_else(|| run_folder::named(&plan.config.name, now_s));
-    check_folder(&out, resume)?;
-    eprintln!(
-        "{}: ResNet-{} of {} parameters on {} training and {} validation images of {} classes; run in {}",
+    if rank.is_main() {
+        check_folder(&out, resume)?;
+        eprintln!("{}", in_words(&plan, facts, &pictures, rank.world_size(), &out));
+    }
+    let outcome = run(Job {
+        plan: &plan,
+        data: &pictures,
+        device: &device,
+        comm: comm.clone(),
+        out: &out,
+        resume,
+        stop: stop_on_signal(rank.is_main())?,
+        progress: if rank.is_main() { ProgressMode::detect(HEARTBEAT_S) } else { ProgressMode::Silent },
+        info: info(&plan, rank.world_size()),
+        now_s,
+    })?;
+    if rank.is_main() {
+        return tell(&outcome, &out);
+    }
+    // The status is rank 0's, the words are its alone.
+    if outcome.reason == EndReason::Stopped { Err(Error::Stopped(String::new())) } else { Ok(()) }
+}
+
+/// Rank 0's recipe, so that a job is configured in one place; the device stays each rank's own.
+fn of_rank_0(comm: &Communicator, mine: TrainConfig) -> Result<TrainConfig> {
+    if comm.rank().world_size() == WorldSize::ONE {
+        return Ok(mine);
+    }
+    let said = if comm.rank().is_main() { to_toml(&mine)? } else { String::new() };
+    let first = comm.all_gather_bytes(said.as_bytes(), MAX_CONFIG_BYTES)?.swap_remove(0);
+    let config: TrainConfig = toml::from_slice(&first).map_err(Error::run)?;
+    Ok(TrainConfig { device: mine.device, ..config })
+}
+
+/// What is about to be trained, in a line.
+fn in_words(plan: &Plan, facts: DataFacts, pictures: &Pair, world_size: WorldSize, out: &Path) -> String {
+    let ranks =
+        if world_size == WorldSize::ONE { String::new() } else { format!(" by {world_size} processes") };
+    format!(
+        "{}: ResNet-{} of {} parameters on {} training and {} validation images of {} classes{ranks}; run in {}",
         plan.config.name,
         plan.model.depth(),
         plan.model.num_params(),
@@ -101,20 +159,7 @@ pub(super) fn train(args: Args) -> Result<()> {
         pictures.val.num_images(),
         facts.num_classes,
         out.display()
-    );
-    let outcome = run(Job {
-        plan: &plan,
-        data: &pictures,
-        device: &device,
-        rank: Rank::SINGLE,
-        out: &out,
-        resume,
-        stop: stop_on_signal()?,
-        progress: ProgressMode::detect(HEARTBEAT_S),
-        info: info(&plan),
-        now_s,
-    })?;
-    tell(&outcome, &out)
+    )
 }
 
 /// The configuration of the run in the folder; whatever else the user says must agree with it.
@@ -166,20 +211,22 @@ fn to_toml(config: &TrainConfig) -> Result<String> {
 }
 
 /// The flag that Ctrl-C and SIGTERM set; a second one ends the process at once.
-fn stop_on_signal() -> Result<&'static Stop> {
+fn stop_on_signal(tells: bool) -> Result<&'static Stop> {
     static STOP: Stop = Stop::new();
-    ctrlc::set_handler(|| {
+    ctrlc::set_handler(move || {
         if STOP.request() {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; once more to stop at once, without saving");
+        if tells {
+            eprintln!("stopping after this step; once more to stop at once, without saving");
+        }
     })
     .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(&STOP)
 }
 
 /// What the report says of program and machine.
-fn info(plan: &Plan) -> RunInfo {
+fn info(plan: &Plan, world_size: WorldSize) -> RunInfo {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let environment = BTreeMap::from([
         ("program".to_owned(), format!("burn-sprint {}", env!("CARGO_PKG_VERSION"))),
@@ -187,7 +234,7 @@ fn info(plan: &Plan) -> RunInfo {
         ("cores".to_owned(), cores.to_string()),
         ("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
     ]);
-    RunInfo { world_size: 1, environment, dawn: DawnInfo::default() }
+    RunInfo { world_size: world_size.count() as u32, environment, dawn: DawnInfo::default() }
 }
 
 /// The result, on standard output.

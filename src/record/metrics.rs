@@ -85,6 +85,10 @@ pub struct StepRow {
     /// Seconds for which training stood still for want of gradients from other ranks since the last step row.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub comm_wait_s: Option<f64>,
+    /// Seconds for which gradients were on their way between ranks since the last step row: what of them is not
+    /// `comm_wait_s` was hidden behind the backward pass.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub comm_s: Option<f64>,
     /// Cost of the run so far.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<f64>,
@@ -132,6 +136,12 @@ pub struct EpochRow {
     /// Seconds of the epoch for which training stood still for want of gradients from other ranks.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub comm_wait_s: Option<f64>,
+    /// Seconds of the epoch for which gradients were on their way between ranks.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub comm_s: Option<f64>,
+    /// A hash of all parameters and running statistics, in hexadecimal: the same on all ranks, which compared it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param_hash: Option<String>,
     /// Cost of the run so far.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<f64>,

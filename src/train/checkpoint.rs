@@ -17,6 +17,7 @@ use std::{
 };
 
 use burn::tensor::{DType, TensorData};
+use burn_dist::{Communicator, WorldSize};
 use burn_resnet::{
     ResNet,
     weights::{self, HeadPolicy, NamedTensor, WeightsFile},
@@ -84,8 +85,14 @@ pub struct EpochTotals {
     pub top5: u64,
     /// Seconds of training.
     pub train_s: f64,
-    /// Seconds of them that were spent waiting for a batch.
+    /// Seconds of them that were spent waiting for a batch; the mean over all ranks.
     pub data_wait_s: f64,
+    /// Seconds of them that were spent waiting for other ranks' gradients; the mean over all ranks.
+    #[serde(default)]
+    pub comm_wait_s: f64,
+    /// Seconds for which gradients were on their way; the mean over all ranks.
+    #[serde(default)]
+    pub comm_s: f64,
 }
 
 /// A number as its bits: read as a decimal it may come back off by the last one.
@@ -199,6 +206,37 @@ pub(super) fn restore(
         [] => Ok(None),
         all => Err(Error::run(format!("every checkpoint is damaged: {}", all.join("; ")))),
     }
+}
+
+/// Gives all ranks rank 0's progress and velocities: what [`DataParallel`](burn_dist::DataParallel) does for the
+/// parameters. Ranks need no common disk.
+///
+/// # Errors
+/// [`Error::Dist`] if the job is over; [`Error::Run`] if the velocities are not this model's.
+pub(super) fn share(
+    comm: &Communicator,
+    progress: Progress,
+    model: &ResNet,
+    optimizer: &mut Sgd,
+) -> Result<Progress> {
+    if comm.rank().world_size() == WorldSize::ONE {
+        return Ok(progress);
+    }
+    let (mut state, mut velocities) = (Vec::new(), Vec::new());
+    if comm.rank().is_main() {
+        state = serde_json::to_vec(&progress).map_err(Error::run)?;
+        velocities = velocities_to_bytes(optimizer)?;
+    }
+    let from_main = |mine: &[u8], max| Ok::<_, Error>(comm.all_gather_bytes(mine, max)?.swap_remove(0));
+    let state = from_main(&state, MAX_STATE_BYTES as usize)?;
+    // Four bytes a parameter, and its name.
+    let max = 4 * model.config().num_params() as usize + MAX_STATE_BYTES as usize;
+    let velocities = from_main(&velocities, max)?;
+    if comm.rank().is_main() {
+        return Ok(progress);
+    }
+    optimizer.restore(velocities_from_bytes(&velocities, model)?, model);
+    serde_json::from_slice(&state).map_err(Error::run)
 }
 
 /// The folder of the newest whole checkpoint under `run`.

@@ -5,6 +5,7 @@
 //! | `run` | the loop over epochs, readable from top to bottom |
 //! | `session` | what changes during a run: network, optimizer, counters, clock |
 //! | `epoch`, `step` | one pass over the data; one update of the weights |
+//! | `trail` | the last steps' numbers on their way into the record |
 //! | `input`, `loss`, `optimizer` | bytes to tensors; logits to a number; gradients to weights |
 //! | `evaluate` | exact accuracy over a whole data set |
 //! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
@@ -20,6 +21,7 @@ mod optimizer;
 mod run;
 mod session;
 mod step;
+mod trail;
 
 pub use checkpoint::{EpochTotals, Progress};
 pub use classifier::{About, Classifier};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use burn::tensor::Device;
-use burn_dist::rank::Rank;
+use burn_dist::{Communicator, DataParallel, DataParallelConfig, Rank, WorldSize, agree};
 
 use super::{
     checkpoint::{self, Progress},
@@ -42,8 +42,8 @@ pub struct Job<'a> {
     pub data: &'a Pair,
     /// Where tensors live, without autodiff.
     pub device: &'a Device,
-    /// Which of the job's processes this is.
-    pub rank: Rank,
+    /// This process' way to the others of the job; [`Communicator::single`] if there are none.
+    pub comm: Communicator,
     /// The run's folder.
     pub out: &'a Path,
     /// Whether to go on from the folder's newest checkpoint, if it has one.
@@ -92,9 +92,18 @@ pub struct Outcome {
 /// Trains until the schedule is through, the target is reached, or the user stops it.
 ///
 /// # Errors
-/// Data that cannot be read, a loss that is none, files that cannot be written. The newest checkpoint is kept, and the
-/// error is on record.
+/// Data that cannot be read, a loss that is none, files that cannot be written, another rank that failed. The newest
+/// checkpoint is kept, the error is on record, and the other ranks end with it.
 pub fn run(job: Job<'_>) -> Result<Outcome> {
+    let comm = job.comm.clone();
+    let outcome = carry_out(job);
+    if let Err(error) = &outcome {
+        comm.fail(&error.to_string());
+    }
+    outcome
+}
+
+fn carry_out(job: Job<'_>) -> Result<Outcome> {
     let (mut run, mut session) = begin(job)?;
     let ended = epochs(&mut run, &mut session);
     let (reason, message) = match &ended {
@@ -149,10 +158,14 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
 
 fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     let last_gain = if job.plan.config.model.zero_gamma { 0.0 } else { 1.0 };
-    let Job { plan, data, device, rank, out, resume, stop, progress: mode, info, now_s } = job;
+    let Job { plan, data, device, comm, out, resume, stop, progress: mode, info, now_s } = job;
+    let rank = comm.rank();
+    agree::same_lines(&comm, "the runs", &in_words(plan, data)?)?;
     let mut model = plan.model.init_with_last_gain(plan.config.seed, &device.clone().autodiff(), last_gain);
     let mut optimizer = Sgd::new(&plan.config.optimizer, &model);
-    let restored = if resume { checkpoint::restore(out, &mut model, &mut optimizer)? } else { None };
+    // What rank 0 finds is everybody's: the others may be on machines without the run's folder.
+    let restored =
+        if resume && rank.is_main() { checkpoint::restore(out, &mut model, &mut optimizer)? } else { None };
     let totals = Totals {
         epochs: plan.schedule.num_epochs(),
         images: plan.schedule.num_images() * rank.world_size().count() as u64,
@@ -169,7 +182,7 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
             (progress, recorder.transpose()?)
         }
         None => {
-            if let Some(path) = &plan.config.model.pretrained {
+            if let Some(path) = plan.config.model.pretrained.as_ref().filter(|_| rank.is_main()) {
                 if classifier::start_from(path, &mut model)? {
                     let num_classes = plan.model.num_classes();
                     shown.note(&format!("{}: body kept, new head for {num_classes} classes", path.display()));
@@ -194,17 +207,34 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         }
     };
     let channels = Channels::from_count(plan.model.channels()).expect("a network has 1 or 3 channels");
-    let run = Run { plan, data, rank, out, stop, channels, observer: Observer { recorder, shown } };
+    let (ddp, model) =
+        DataParallel::staged(comm.clone(), model.clone(), &model.segments(), DataParallelConfig::default())?;
+    let progress = checkpoint::share(&comm, progress, &model, &mut optimizer)?;
+    let run = Run { plan, data, comm, out, stop, channels, observer: Observer { recorder, shown } };
     let normalizer = Normalizer::new(&plan.normalization, device);
-    let session = Session::new(model, optimizer, normalizer, progress);
+    let session = Session::new((model, optimizer, ddp), normalizer, progress);
     Ok((run, session))
+}
+
+/// What must be alike on all ranks: the recipe, and what it is applied to. Where pictures lie, on what device and by how
+/// many threads they are worked on is each rank's own business.
+fn in_words(plan: &Plan, data: &Pair) -> Result<String> {
+    let mut config = plan.config.clone();
+    config.device.clear();
+    config.data.path = None;
+    config.data.num_workers = 0;
+    config.model.pretrained = None;
+    let toml = toml::to_string(&config).map_err(Error::run)?;
+    let Pair { train, val } = data;
+    let (num_train, num_val) = (train.num_images(), val.num_images());
+    Ok(format!("{num_train} training images\n{num_val} validation images\n{toml}"))
 }
 
 /// What stays the same all through a run, and where its record goes.
 pub(super) struct Run<'a> {
     pub(super) plan: &'a Plan,
     pub(super) data: &'a Pair,
-    pub(super) rank: Rank,
+    pub(super) comm: Communicator,
     pub(super) stop: &'a Stop,
     pub(super) observer: Observer,
     pub(super) out: &'a Path,
@@ -212,12 +242,35 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
+    pub(super) fn rank(&self) -> Rank {
+        self.comm.rank()
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.rank().world_size() == WorldSize::ONE
+    }
+
+    /// What is of interest only where there are other ranks.
+    pub(super) fn among_many(&self, value: f64) -> Option<f64> {
+        (!self.is_alone()).then_some(value)
+    }
+
+    /// Threads that make batches: the processors are shared with the ranks of the same machine.
+    fn num_workers(&self) -> usize {
+        let members = self.comm.members();
+        let wanted = self.plan.config.data.num_workers;
+        let Some(me) = members.get(self.rank().index()).filter(|_| wanted == 0) else { return wanted };
+        let here = members.iter().filter(|member| member.host_id == me.host_id).count();
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        (processors / here.max(1)).max(1)
+    }
+
     /// A loader's settings, for evaluation unless `pass` is replaced.
     pub(super) fn loader_config(&self, transform: Transform, batch_size: usize) -> LoaderConfig {
         let data = &self.plan.config.data;
         LoaderConfig {
-            rank: self.rank,
-            num_workers: data.num_workers,
+            rank: self.rank(),
+            num_workers: self.num_workers(),
             batches_ahead: data.batches_ahead,
             on_bad_file: data.on_bad_file,
             ..LoaderConfig::new(transform, self.channels, batch_size, Pass::Evaluate)

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use burn::module::Module;
+use burn_dist::DataParallel;
 use burn_resnet::ResNet;
 
 use super::{
     checkpoint::{self, Progress},
-    evaluate::{Accuracy, evaluate},
+    evaluate::{Accuracy, tally},
     input::Normalizer,
     optimizer::Sgd,
     run::Run,
@@ -24,6 +25,7 @@ use crate::{
 pub(super) struct Session {
     pub(super) model: ResNet,
     pub(super) optimizer: Sgd,
+    pub(super) ddp: DataParallel,
     pub(super) normalizer: Normalizer,
     pub(super) progress: Progress,
     pub(super) accuracy: Option<Accuracy>,
@@ -35,11 +37,16 @@ pub(super) struct Session {
 
 impl Session {
     /// Takes up a run at `progress`.
-    pub(super) fn new(model: ResNet, optimizer: Sgd, normalizer: Normalizer, progress: Progress) -> Self {
+    pub(super) fn new(
+        (model, optimizer, ddp): (ResNet, Sgd, DataParallel),
+        normalizer: Normalizer,
+        progress: Progress,
+    ) -> Self {
         let now = Instant::now();
         Self {
             model,
             optimizer,
+            ddp,
             normalizer,
             started: now,
             elapsed_before_s: progress.elapsed_s,
@@ -75,15 +82,24 @@ impl Session {
         config.every_steps > 0 && self.progress.step.is_multiple_of(config.every_steps)
     }
 
-    /// Saves the whole state.
+    /// Brings the running statistics of all ranks together; the rest of the model is the same everywhere already.
+    fn gather_statistics(&mut self) -> Result<()> {
+        self.model = self.ddp.average_buffers(self.model.clone())?;
+        Ok(())
+    }
+
+    /// Saves the whole state, by rank 0; the others wait until it is on the disk.
     pub(super) fn save(&mut self, run: &mut Run<'_>) -> Result<()> {
-        let Some(recorder) = &run.observer.recorder else { return Ok(()) };
-        self.progress.metrics_bytes = recorder.position()?;
-        self.progress.elapsed_s = self.elapsed_s();
-        let at = self.last_position(&run.plan.schedule);
-        let about = run.about(run.plan.schedule.phase(at.phase).validation());
-        let keep = run.plan.config.checkpoint.keep;
-        checkpoint::save(run.out, keep, &self.model, &about, &self.optimizer, &self.progress)?;
+        self.gather_statistics()?;
+        if let Some(recorder) = &run.observer.recorder {
+            self.progress.metrics_bytes = recorder.position()?;
+            self.progress.elapsed_s = self.elapsed_s();
+            let at = self.last_position(&run.plan.schedule);
+            let about = run.about(run.plan.schedule.phase(at.phase).validation());
+            let keep = run.plan.config.checkpoint.keep;
+            checkpoint::save(run.out, keep, &self.model, &about, &self.optimizer, &self.progress)?;
+        }
+        run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);
         self.lap_started = Instant::now();
         Ok(())
@@ -96,18 +112,22 @@ impl Session {
         }
     }
 
-    /// Evaluates the network as it stands; `None` if the user stopped it.
+    /// Evaluates the network as it stands, every rank its part; `None` if the user stopped it.
     pub(super) fn evaluate(&mut self, run: &mut Run<'_>) -> Result<Option<Accuracy>> {
         let at = self.last_position(&run.plan.schedule);
         let phase = run.plan.schedule.phase(at.phase);
         let (size, resize) = phase.validation();
         let transform = Transform::CenterCrop { size: size as usize, resize: resize as usize };
         let loader = Loader::new(run.data.val.clone(), run.loader_config(transform, phase.batch_size))?;
+        self.gather_statistics()?;
         let stop = run.stop;
-        evaluate(&self.model.valid(), &self.normalizer, loader, |_| {}, || stop.requested())
+        let mine = tally(&self.model.valid(), &self.normalizer, loader, |_| {}, || stop.requested())?;
+        Ok(mine.over_ranks(&run.comm)?.accuracy())
     }
 
+    /// Records an epoch after its evaluation, once all ranks have found that they still have the same network.
     pub(super) fn end_epoch(&mut self, run: &mut Run<'_>, accuracy: Accuracy) -> Result<()> {
+        let hash = self.ddp.verify_same(&self.model)?;
         let at = self.last_position(&run.plan.schedule);
         self.progress.epochs_done += 1;
         self.progress.skipped_images += accuracy.num_skipped;
@@ -128,6 +148,9 @@ impl Session {
             val_images: Some(accuracy.num_images),
             images_per_s: Some(totals.images as f64 / totals.train_s),
             data_wait_s: Some(totals.data_wait_s),
+            comm_wait_s: run.among_many(totals.comm_wait_s),
+            comm_s: run.among_many(totals.comm_s),
+            param_hash: Some(format!("{hash:016x}")),
             skipped_images: (skipped > 0).then_some(skipped),
             ..EpochRow::default()
         };
@@ -143,7 +166,7 @@ impl Session {
             at: self.moment(first),
             size: Some(phase.size),
             batch_size: Some(phase.batch_size as u32),
-            global_batch_size: Some((phase.batch_size * run.rank.world_size().count()) as u32),
+            global_batch_size: Some((phase.batch_size * run.rank().world_size().count()) as u32),
             epochs: Some(run.plan.schedule.epochs_of(first.phase)),
             lr: Some(lr),
             lr_end: Some(lr_end),
@@ -165,7 +188,7 @@ impl Session {
         self.elapsed_before_s + self.started.elapsed().as_secs_f64()
     }
 
-    /// Seconds of training since the last step's numbers came.
+    /// Seconds of training since the last lap.
     pub(super) fn lap(&mut self) -> f64 {
         let now = Instant::now();
         (now - std::mem::replace(&mut self.lap_started, now)).as_secs_f64()

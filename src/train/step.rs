@@ -5,6 +5,7 @@ use burn::{
     optim::GradientsParams,
     tensor::{Int, Tensor},
 };
+use burn_dist::{DataParallel, DistError};
 use burn_resnet::{ResNet, backward_staged};
 
 use super::{loss, optimizer::Sgd};
@@ -16,43 +17,70 @@ pub struct StepResult {
     pub loss: Tensor<1>,
     /// Each image's [`target_rank`](super::target_rank), `[n]`.
     pub target_ranks: Tensor<1, Int>,
+    /// Seconds for which this rank stood still for want of the others' gradients.
+    pub comm_wait_s: f64,
+    /// Seconds for which gradients were on their way.
+    pub comm_s: f64,
 }
 
-/// Trains `model` on one batch.
+/// Trains `model` on one batch of every rank.
 ///
 /// The batch is cut into `micro_batches` of the same length, whose gradients are averaged: the same update as the
-/// whole batch gives, but for batch norm, which sees one micro-batch at a time.
+/// whole batch gives, but for batch norm, which sees one micro-batch at a time. Gradients leave for the other ranks
+/// block by block while the backward pass of the last micro-batch runs.
 ///
 /// # Shapes
 /// `images` is `[n, channels, height, width]`, `targets` `[n]`, both off the graph, as a batch comes.
+///
+/// # Errors
+/// Those of [`GradientSink`](burn_dist::GradientSink); the weights are then what they were.
 pub fn step(
     model: &mut ResNet,
     optimizer: &mut Sgd,
+    ddp: &mut DataParallel,
     (images, targets): (Tensor<4>, Tensor<1, Int>),
     lr: f64,
     smoothing: f64,
     micro_batches: usize,
-) -> StepResult {
+) -> Result<StepResult, DistError> {
     let share = 1.0 / micro_batches as f64;
     let mut sum = GradientsParams::new();
     let mut losses = Vec::with_capacity(micro_batches);
     let mut ranks = Vec::with_capacity(micro_batches);
-    for (images, targets) in images.chunk(micro_batches, 0).into_iter().zip(targets.chunk(micro_batches, 0)) {
+    let mut sink = ddp.sink();
+    let mut taken = Ok(());
+    let parts = images.chunk(micro_batches, 0).into_iter().zip(targets.chunk(micro_batches, 0));
+    for (index, (images, targets)) in parts.enumerate() {
         let (images, on_graph) = (Tensor::from_inner(images), Tensor::from_inner(targets.clone()));
         let micro_loss = |logits| loss::cross_entropy(logits, on_graph, smoothing).mul_scalar(share);
-        let staged = backward_staged(model, images, micro_loss, |_, segment| add(model, &mut sum, segment));
+        let is_last = index + 1 == micro_batches;
+        let staged = backward_staged(model, images, micro_loss, |_, segment| {
+            let segment = add(model, &mut sum, segment, is_last);
+            if is_last && taken.is_ok() {
+                taken = sink.ready(model, segment);
+            }
+        });
         losses.push(staged.loss);
         ranks.push(loss::target_rank(staged.logits, targets));
     }
-    *model = optimizer.step(lr, model.clone(), sum);
-    StepResult { loss: Tensor::cat(losses, 0).sum(), target_ranks: Tensor::cat(ranks, 0) }
+    taken?;
+    let synced = sink.finish(model)?;
+    *model = optimizer.step(lr, model.clone(), synced.gradients);
+    Ok(StepResult {
+        loss: Tensor::cat(losses, 0).sum(),
+        target_ranks: Tensor::cat(ranks, 0),
+        comm_wait_s: synced.comm_wait_s,
+        comm_s: synced.wire_s,
+    })
 }
 
-/// Adds a segment's gradients to those of earlier micro-batches.
-fn add(model: &ResNet, sum: &mut GradientsParams, segment: GradientsParams) {
+/// Adds a segment's gradients to those of earlier micro-batches in `sum`, and takes them out of it for the `last` one.
+fn add(model: &ResNet, sum: &mut GradientsParams, segment: GradientsParams, last: bool) -> GradientsParams {
     struct Add<'a> {
         sum: &'a mut GradientsParams,
         segment: GradientsParams,
+        last: bool,
+        out: GradientsParams,
     }
     impl ModuleVisitor for Add<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -61,8 +89,11 @@ fn add(model: &ResNet, sum: &mut GradientsParams, segment: GradientsParams) {
                 Some(earlier) => earlier + gradient,
                 None => gradient,
             };
-            self.sum.register(param.id, gradient);
+            let to = if self.last { &mut self.out } else { &mut *self.sum };
+            to.register(param.id, gradient);
         }
     }
-    model.visit(&mut Add { sum, segment });
+    let mut add = Add { sum, segment, last, out: GradientsParams::new() };
+    model.visit(&mut add);
+    add.out
 }

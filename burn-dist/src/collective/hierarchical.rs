@@ -13,7 +13,7 @@
 use std::ops::Range;
 
 use super::{
-    chunk::chunk,
+    chunk::{chunk, segments},
     ring::{self, Ring},
     schedule::Schedule,
 };
@@ -51,16 +51,19 @@ impl Levels {
     }
 }
 
-/// Leaves the sum of everything with everybody.
+/// Leaves the sum of everything with everybody; in blocks, so that the levels work at the same time.
 pub(crate) fn all_reduce(schedule: &mut Schedule, levels: &Levels, whole: Range<usize>) {
-    let shard = |index: usize| chunk(&whole, levels.num_shards, index);
-    // Final already if no other machine adds to it.
-    ring::reduce_scatter(schedule, &levels.local, shard, levels.num_machines == 1);
-    if let Some(across) = &levels.across {
-        let mine = shard(levels.local.me);
-        let part = |index: usize| chunk(&mine, across.len(), index);
-        ring::reduce_scatter(schedule, across, part, true);
-        ring::all_gather(schedule, across, part);
+    let num_chunks = levels.num_shards * levels.num_machines;
+    for block in segments(whole, ring::block_length(schedule, num_chunks)) {
+        let shard = |index: usize| chunk(&block, levels.num_shards, index);
+        // Final already if no other machine adds to it.
+        ring::reduce_scatter(schedule, &levels.local, shard, levels.num_machines == 1);
+        if let Some(across) = &levels.across {
+            let mine = shard(levels.local.me);
+            let part = |index: usize| chunk(&mine, across.len(), index);
+            ring::reduce_scatter(schedule, across, part, true);
+            ring::all_gather(schedule, across, part);
+        }
+        ring::all_gather(schedule, &levels.local, shard);
     }
-    ring::all_gather(schedule, &levels.local, shard);
 }

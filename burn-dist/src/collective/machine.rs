@@ -100,14 +100,15 @@ impl Machine {
         }
     }
 
-    /// Goes on until it would have to wait.
+    /// Goes on until it would have to wait; whether anything moved, and how far it is.
     pub(crate) fn advance<T: Element>(
         &mut self,
         links: &mut [Link],
         buffer: &mut [T],
-    ) -> Result<Status, Trouble> {
+    ) -> Result<(bool, Status), Trouble> {
+        let mut ever = false;
         loop {
-            let (mut moved, mut done) = (false, true);
+            let mut moved = false;
             for index in 0..self.queues.len() {
                 moved |= self.send(index, links, buffer)?;
                 moved |= self.receive(index, links, buffer)?;
@@ -115,15 +116,21 @@ impl Machine {
                 let link = &mut links[queue.link];
                 // While it looked for frames it may have read that slots are free.
                 moved |= queue.wants_slot && link.has_free_slot();
-                let told = link.is_sending() || link.push_notice()?;
+                if link.owes_notice() {
+                    link.push_notice()?;
+                }
+            }
+            ever |= moved;
+            if moved {
+                continue;
+            }
+            let mut done = true;
+            for queue in &self.queues {
+                let link = &mut links[queue.link];
+                let told = link.push_notice()?;
                 done &= queue.sends.len() == 0 && queue.receives.len() == 0 && told && !link.has_unsent();
             }
-            if done {
-                return Ok(Status::Done);
-            }
-            if !moved {
-                return Ok(Status::Blocked);
-            }
+            return Ok((ever, if done { Status::Done } else { Status::Blocked }));
         }
     }
 
@@ -277,7 +284,6 @@ impl Machine {
                 T::divide(numbers, self.terms.world_size);
             }
             T::round_as_sent(self.terms.wire, numbers);
-            T::settle(numbers);
         }
         self.not_finite |= header.flags & NOT_FINITE != 0;
         self.received[id as usize] = Some(crc);

@@ -22,6 +22,9 @@ use crate::{
 /// What a rank's schedule is, by rank and world size.
 type Plan<'a> = &'a dyn Fn(&mut Schedule, u32, u32, Range<usize>);
 
+/// A rank's buffer afterwards, and whether it heard of numbers that are not finite.
+type Outcome<T> = (Vec<T>, bool);
+
 struct Job {
     world_size: u32,
     segment: usize,
@@ -52,7 +55,7 @@ impl Job {
         plan: Plan<'_>,
         mut buffers: Vec<Vec<T>>,
         not_finite: Option<u32>,
-    ) -> Result<Vec<(Vec<T>, bool)>, (u32, Trouble)> {
+    ) -> Result<Vec<Outcome<T>>, (u32, Trouble)> {
         let n = self.world_size;
         let mut schedules: Vec<Schedule> = Vec::new();
         for rank in 0..n {
@@ -98,11 +101,11 @@ impl Job {
             let at = dice.below(going.len());
             let rank = going[at];
             match machines[rank].advance(&mut links[rank], &mut buffers[rank]) {
-                Ok(Status::Done) => {
+                Ok((_, Status::Done)) => {
                     going.swap_remove(at);
                     idle = 0;
                 }
-                Ok(Status::Blocked) => {
+                Ok((_, Status::Blocked)) => {
                     idle += 1;
                     // Nobody moves any more: what a stalled link leads to, and nothing else may.
                     if idle > 100_000 {
@@ -116,6 +119,7 @@ impl Job {
                 Err(trouble) => return Err((rank as u32, trouble)),
             }
         }
+        buffers.iter_mut().for_each(|buffer| T::settle(buffer));
         let heard = machines.iter().map(|machine| machine.not_finite);
         Ok(buffers.into_iter().zip(heard).collect())
     }
@@ -170,7 +174,7 @@ fn expected(n: u32, count: usize, op: ReduceOp) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn is_same_everywhere(results: &[(Vec<f32>, bool)]) -> bool {
+fn is_same_everywhere(results: &[Outcome<f32>]) -> bool {
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     results.iter().all(|(values, _)| bits(values) == bits(&results[0].0))
 }
@@ -335,6 +339,14 @@ fn a_cut_is_told_by_its_neighbour() {
 }
 
 #[test]
+fn a_stall_is_waited_for_where_it_is() {
+    let strike = Some((1, 2, 100, Strike::Stall));
+    let job = Job { strike, ..Job::new(4, 20, ReduceOp::Sum, 9) };
+    let (_, trouble) = job.run(&by_ring, (0..4).map(|rank| numbers(rank, 120)).collect(), None).unwrap_err();
+    assert!(matches!(&trouble, Trouble::Broke { why, .. } if why == "stalled"), "{trouble:?}");
+}
+
+#[test]
 fn two_operations_of_equal_size_are_not_mixed() {
     // Rank 1 is at another operation on as many bytes.
     let mut links: Vec<Link> = Vec::new();
@@ -347,11 +359,11 @@ fn two_operations_of_equal_size_are_not_mixed() {
         by_ring(&mut schedule, rank, 2, 0..10);
         Machine::new(terms, schedule, links, false)
     };
-    let (mut zero, mut one) = links.split_at_mut(1);
+    let (zero, one) = links.split_at_mut(1);
     let mut machines = [machine(0, 5, zero), machine(1, 6, one)];
     let mut buffers = [[1f32; 10], [2f32; 10]];
-    assert_eq!(machines[0].advance(&mut zero, &mut buffers[0]), Ok(Status::Blocked));
-    let trouble = machines[1].advance(&mut one, &mut buffers[1]).unwrap_err();
+    assert_eq!(machines[0].advance(zero, &mut buffers[0]), Ok((true, Status::Blocked)));
+    let trouble = machines[1].advance(one, &mut buffers[1]).unwrap_err();
     assert_eq!(trouble, Trouble::Mismatch { peer: 0, peer_seq: 7, peer_fingerprint: 5 });
     assert_eq!(buffers[1], [2.0; 10], "nothing was added");
 }

@@ -33,6 +33,8 @@ struct Agent {
     mailbox: Arc<Mailbox>,
     /// When something came from rank 0.
     heard: Duration,
+    /// Whether anything ever did.
+    greeted: bool,
     /// Rank 0's last operation, since it said goodbye.
     hub_left: Option<u64>,
     /// What this rank reported first and waits for a verdict on.
@@ -59,6 +61,7 @@ pub(super) fn run(
         flight,
         mailbox,
         heard: Duration::ZERO,
+        greeted: false,
         hub_left: None,
         reported: None,
         leaving: None,
@@ -108,7 +111,7 @@ impl Agent {
         let mut messages = Vec::new();
         let broken = link.receive(&mut messages);
         for message in messages {
-            self.heard = self.now;
+            (self.heard, self.greeted) = (self.now, true);
             self.hear(message)?;
         }
         let Some(Broken { kind, why, .. }) = broken else { return ControlFlow::Continue(()) };
@@ -140,8 +143,10 @@ impl Agent {
             Message::Stall(stall) => self.mailbox.report(&stall),
             Message::Heard => return ControlFlow::Break(()),
             Message::Verdict(fault) => {
-                self.mailbox.decide(fault);
+                // Said first: what the data path does about it may take its time.
                 self.say(&Message::Heard);
+                self.link.iter_mut().for_each(Link::send);
+                self.mailbox.decide(fault);
                 return ControlFlow::Break(());
             }
             Message::Suspect(_) | Message::Answer { .. } | Message::Farewell { .. } => {
@@ -177,11 +182,10 @@ impl Agent {
 
     /// Is rank 0 there, as far as it is needed?
     fn watch(&mut self) -> ControlFlow<()> {
-        let silent = self.now.saturating_sub(self.heard) > self.timeouts.silence;
+        let patience = fault::patience(&self.timeouts, self.greeted);
+        let silent = self.now.saturating_sub(self.heard) > patience;
         match (&self.link, self.hub_left) {
-            (Some(_), None) if silent => {
-                self.decide(fault::silent(&self.roster, 0, self.timeouts.silence, self.op()))
-            }
+            (Some(_), None) if silent => self.decide(fault::silent(&self.roster, 0, patience, self.op())),
             (Some(_), Some(_)) if silent => self.go_alone(),
             (None, Some(last_seq)) => match self.op() {
                 Some(op) if op.seq > last_seq => {

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::Suspicion;
 use crate::{
+    config::Timeouts,
     error::{Fault, FaultKind, OpName, Who},
     flight::{OpRecord, Standing},
     rendezvous::Roster,
@@ -38,6 +39,11 @@ pub(super) fn fault(
 /// Nothing was heard of `rank` for so long.
 pub(super) fn silent(roster: &Roster, rank: u32, silence: Duration, op: Option<OpName>) -> Fault {
     fault(roster, FaultKind::Silent, &[rank], op, silence_words(silence))
+}
+
+/// How long a rank may say nothing. One that never spoke may still be connecting.
+pub(super) fn patience(timeouts: &Timeouts, greeted: bool) -> Duration {
+    if greeted { timeouts.silence } else { timeouts.startup.max(timeouts.silence) }
 }
 
 /// What is known of a silent rank.

@@ -179,11 +179,13 @@ impl Hub {
     }
 
     fn announce(&mut self, fault: Fault) {
-        let verdict = self.mailbox.decide(fault);
         for spoke in &mut self.spokes {
             spoke.heard = false;
         }
-        self.tell(&Message::Verdict((*verdict).clone()));
+        // Said first: what the data path does about it may take its time.
+        self.tell(&Message::Verdict(fault.clone()));
+        self.spokes.iter_mut().filter(|spoke| spoke.open).for_each(|spoke| spoke.link.send());
+        let verdict = self.mailbox.decide(fault);
         // They are gone or deaf; a stopped one finds the verdict in its socket when it wakes.
         let gone = matches!(verdict.kind, FaultKind::Died | FaultKind::Silent);
         let spared = if gone { verdict.culprits.iter().map(|who| who.rank).collect() } else { Vec::new() };

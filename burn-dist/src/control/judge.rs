@@ -78,6 +78,8 @@ struct Seat {
     presence: Presence,
     standing: Standing,
     heard: Duration,
+    /// Whether it ever spoke: until then it may still be connecting, and has the time to start.
+    greeted: bool,
 }
 
 #[derive(Debug)]
@@ -113,7 +115,8 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) fn new(roster: Arc<Roster>, timeouts: Timeouts, now: Duration) -> Self {
-        let seat = |_: &_| Seat { presence: Presence::Here, standing: Standing::default(), heard: now };
+        let (presence, standing) = (Presence::Here, Standing::default());
+        let seat = |_: &_| Seat { presence, standing: standing.clone(), heard: now, greeted: false };
         let seats = roster.members.iter().map(seat).collect();
         Self { roster, timeouts, seats, case: None, ask: None, stall: None, ticked: now, over: false }
     }
@@ -126,7 +129,7 @@ impl Judge {
         let num_ranks = self.seats.len() as u32;
         let here = |seat: &&mut Seat| seat.presence == Presence::Here;
         let seat = self.seats.get_mut(from as usize).filter(here)?;
-        seat.heard = now;
+        (seat.heard, seat.greeted) = (now, true);
         match event {
             Event::Heartbeat(standing) => {
                 seat.standing = standing;
@@ -168,8 +171,9 @@ impl Judge {
         for rank in 1..self.seats.len() {
             let seat = &mut self.seats[rank];
             seat.heard = now.min(seat.heard + forgiven);
-            if seat.presence == Presence::Here && now - seat.heard > self.timeouts.silence {
-                let detail = fault::silence_words(self.timeouts.silence);
+            let patience = fault::patience(&self.timeouts, seat.greeted);
+            if seat.presence == Presence::Here && now - seat.heard > patience {
+                let detail = fault::silence_words(patience);
                 self.lose(now, rank as u32, FaultKind::Silent, detail);
             }
         }

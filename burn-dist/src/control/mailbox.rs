@@ -102,12 +102,12 @@ impl Mailbox {
             first = true;
             Arc::new(fault)
         });
+        // With the lock: nobody is between looking and sleeping.
+        drop(self.lock());
+        self.changed.notify_all();
         if first {
             (self.on_fault)(verdict);
         }
-        // With the lock held: nobody is between looking and sleeping.
-        let _desk = self.lock();
-        self.changed.notify_all();
         verdict.clone()
     }
 

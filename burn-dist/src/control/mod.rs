@@ -102,7 +102,7 @@ pub(crate) struct Control {
 impl Control {
     /// Starts this rank's control thread. `on_fault` is called once, as soon as the verdict is there for
     /// [`fault`](Self::fault), from that thread (or from [`suspect`](Self::suspect), should that thread be gone): it
-    /// wakes whoever waits on a data connection. Neither callback may block: heartbeats would stop.
+    /// wakes whoever waits on a data connection. `on_stall` may not block: heartbeats would stop.
     ///
     /// # Errors
     /// A system that gives no thread or no socket.

@@ -3,7 +3,10 @@
 
 use std::io::{self, IoSlice};
 
-use super::{Pipe, shared::Shared};
+use super::{
+    Pipe,
+    shared::{NUM_SLOTS, Shared},
+};
 use crate::wire::header::{BadHeader, CREDIT, HEADER_BYTES, Header, SHARED};
 
 /// What can go wrong with a peer's frames.
@@ -93,7 +96,7 @@ impl Link {
     /// Starts a frame. Through shared memory the payload is copied now, and `false` says that no slot is free.
     pub(crate) fn begin(&mut self, mut header: Header, payload: &[u8]) -> Result<bool, Trouble> {
         // A notice that is half out goes first.
-        if !self.push_notice()? {
+        if self.out.head_left > 0 && !self.push_notice()? {
             return Ok(false);
         }
         if let Some(shared) = &mut self.shared {
@@ -124,6 +127,11 @@ impl Link {
             self.out.head_left -= of_head;
             self.out.payload_sent += written - of_head;
         }
+    }
+
+    /// Whether so many slots were emptied that the peer should hear of it before this side waits.
+    pub(crate) fn owes_notice(&self) -> bool {
+        self.out.credits_due as usize >= NUM_SLOTS / 2
     }
 
     /// Tells the peer which slots were emptied; `true` when nothing is left to tell.

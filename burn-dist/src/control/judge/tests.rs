@@ -172,6 +172,16 @@ fn silence_is_noticed_in_its_time_and_not_before() {
 }
 
 #[test]
+fn who_never_spoke_may_still_be_connecting() {
+    let mut court = Court::in_op(2, 9);
+    court.judge = Judge::new(Arc::new(roster(3)), timeouts(), court.now);
+    court.pass(timeouts().startup);
+    court.expect_peace();
+    court.pass(HEARTBEAT);
+    court.expect(FaultKind::Silent, &[2]);
+}
+
+#[test]
 fn who_computes_for_long_is_not_silent() {
     let mut court = Court::in_op(3, 9);
     court.idle(1, 8);

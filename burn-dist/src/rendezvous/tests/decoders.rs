@@ -244,7 +244,7 @@ fn every_disagreement_is_one_sentence() {
         problems,
         [
             "new?field is 1 at rank 3 on b (process 43), unknown at rank 0".to_owned(),
-            "streams is unknown at rank 3 on b (process 43), 4 at rank 0".to_owned(),
+            "streams is unknown at rank 3 on b (process 43), 1 at rank 0".to_owned(),
             format!(
                 "version of burn-dist is 0.0.9 at rank 1 on b (process 41), {} at rank 0",
                 env!("CARGO_PKG_VERSION")
