@@ -2,6 +2,8 @@
 //! of the job, there twice. Everybody is told what each was doing, and the one that is missing is blamed, not the one
 //! that waits.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::thread;

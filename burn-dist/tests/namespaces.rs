@@ -2,6 +2,8 @@
 //! nowhere, a link is slow or takes small packets only. Needs root and `ip`; without them each test says that it was
 //! skipped.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::{

@@ -1,6 +1,8 @@
 //! Jobs of three ranks whose network does harm between two of them: bytes are late, lost, doubled, changed, forged. An
 //! error that names the peer, or a right result; never a wrong one, never a wait without end.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::{

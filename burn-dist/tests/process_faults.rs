@@ -1,6 +1,8 @@
 //! The failure contract with real processes: ranks that are killed, stopped, that exit, panic, fail and leave, at every
 //! moment of a job, rank 0 included. On every survivor: the kind, the culprit, and that it came in time.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::time::{Duration, Instant};

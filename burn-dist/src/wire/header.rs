@@ -82,10 +82,8 @@ impl Header {
     /// Reads a header.
     pub(crate) fn decode(from: &[u8; HEADER_BYTES]) -> Result<Self, BadHeader> {
         let u16_at = |at: usize| u16::from_le_bytes([from[at], from[at + 1]]);
-        let u32_at =
-            |at: usize| u32::from_le_bytes(std::array::from_fn::<u8, 4, _>(|byte| from[at + byte]));
-        let u64_at =
-            |at: usize| u64::from_le_bytes(std::array::from_fn::<u8, 8, _>(|byte| from[at + byte]));
+        let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn::<u8, 4, _>(|byte| from[at + byte]));
+        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn::<u8, 8, _>(|byte| from[at + byte]));
         if u32_at(0) != MAGIC {
             return Err(BadHeader::Magic(u32_at(0)));
         }

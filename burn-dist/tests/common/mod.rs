@@ -2,6 +2,7 @@
 //! what becomes of it, line by line. Not the faults: those are the tests'.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::BTreeSet,
