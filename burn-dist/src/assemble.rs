@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
     config::Config,
-    control::{Control, Stall},
+    control::{Control, Stall, Suspicion},
     engine::{Engine, Lane, timespec},
     error::{DistError, Fault, Result},
     flight::FlightRecorder,
@@ -22,7 +22,7 @@ use crate::{
     transport::{
         Pipe, Shutter,
         link::Link,
-        shared::{Offered, Region, Shared},
+        shared::{Name, Offered, Region, Shared},
     },
 };
 
@@ -44,8 +44,6 @@ pub(crate) fn assemble(mut meeting: Meeting, config: &Config, start: Instant) ->
     let topology = Topology::new(rank, &meeting.roster);
     let deadline = Instant::now() + config.timeouts.startup;
     let mut connected = meeting.connect_links(&topology.links(&config.agreed), deadline)?;
-    let mut shared = share_memory(&mut connected, &topology, &meeting.roster, config, deadline)?;
-
     let shutters: Vec<Shutter> = connected.iter().filter_map(|(_, pipe)| pipe.shutter()).collect();
     let flight = Arc::new(FlightRecorder::new(start));
     let records = FaultRecords { flight: Arc::clone(&flight), rank, config: config.clone() };
@@ -66,6 +64,18 @@ pub(crate) fn assemble(mut meeting: Meeting, config: &Config, start: Instant) ->
             }
         }),
     )?);
+
+    // With the control plane at work: should a rank be lost meanwhile, all are told which.
+    let mut shared = if config.agreed.shared_memory {
+        share_memory(&mut connected, &topology, &meeting.roster, config, deadline).map_err(
+            |(peer, error)| {
+                let why = format!("while shared memory was agreed on: {error}");
+                DistError::Fault(control.suspect(Suspicion::LinkBroke { peer, seq: 0, why }))
+            },
+        )?
+    } else {
+        HashMap::new()
+    };
 
     let mut lanes: Vec<Lane> =
         (0..topology.num_lanes(&config.agreed)).map(|_| Lane { links: Vec::new() }).collect();
@@ -107,32 +117,33 @@ impl FaultRecords {
     }
 }
 
-/// Offers memory to every ring neighbour on this machine, and takes what they offer. A side that cannot (a full or
+/// Offers memory to every neighbour on this machine, and takes what they offer. A side that cannot (a full or
 /// missing `/dev/shm`) says so, and that connection carries its payloads itself.
+///
+/// # Errors
+/// A neighbour that was lost meanwhile, and how.
 fn share_memory(
     connected: &mut [(LinkId, Box<dyn Pipe>)],
     topology: &Topology,
     roster: &Roster,
     config: &Config,
     deadline: Instant,
-) -> Result<HashMap<LinkId, Shared>> {
+) -> Result<HashMap<LinkId, Shared>, (u32, io::Error)> {
     const YES: u8 = b'Y';
     const NO: u8 = b'N';
-    let mut shared = HashMap::new();
-    if !config.agreed.shared_memory {
-        return Ok(shared);
-    }
     let me = topology.rank;
     let session = &roster.session;
     let bytes = config.agreed.segment_bytes;
     let mut local: Vec<_> =
         connected.iter_mut().filter(|(id, _)| topology.shares_memory_with(id.peer)).collect();
     let tell = |pipe: &mut Box<dyn Pipe>, id: LinkId, answer: bool| {
-        let told = say(&mut **pipe, if answer { YES } else { NO }, deadline);
-        told.map_err(lost(roster, id))
+        say(&mut **pipe, if answer { YES } else { NO }, deadline).map_err(|error| (id.peer, error))
     };
-    let hear = |pipe: &mut Box<dyn Pipe>, id: LinkId| hear(&mut **pipe, deadline).map_err(lost(roster, id));
+    let hear =
+        |pipe: &mut Box<dyn Pipe>, id: LinkId| hear(&mut **pipe, deadline).map_err(|error| (id.peer, error));
 
+    // What they offer has a name until it is opened here, and no longer, even if they die before that.
+    let names: Vec<Name> = local.iter().map(|(id, _)| Name::new(session, id.peer, me, id.stream)).collect();
     let mut offers = HashMap::new();
     for (id, pipe) in &mut local {
         let offered = Offered::new(session, me, id.peer, id.stream, bytes).ok();
@@ -146,6 +157,8 @@ fn share_memory(
         tell(pipe, *id, region.is_some())?;
         taken.insert(*id, region);
     }
+    drop(names);
+    let mut shared = HashMap::new();
     for (id, pipe) in &mut local {
         // Both directions or none.
         let accepted = hear(pipe, *id)? == YES;
@@ -155,13 +168,6 @@ fn share_memory(
         }
     }
     Ok(shared)
-}
-
-fn lost(roster: &Roster, id: LinkId) -> impl FnOnce(io::Error) -> DistError {
-    let host = roster.members[id.peer as usize].host.clone();
-    move |error| {
-        DistError::rendezvous(format!("rank {} on {host} was lost while the job formed: {error}", id.peer))
-    }
 }
 
 fn say(pipe: &mut dyn Pipe, byte: u8, deadline: Instant) -> io::Result<()> {

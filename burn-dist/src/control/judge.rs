@@ -27,6 +27,8 @@ use crate::{
 pub(super) const GRACE: Duration = Duration::from_millis(300);
 /// For answers where they decide.
 pub(super) const INQUIRY: Duration = Duration::from_secs(1);
+/// Before those who had not called the operation yet are asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What rank 0 hears of a rank, itself included. The time is since the start of the job, here and below.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,8 +86,16 @@ struct Seat {
 struct Case {
     cause: Cause,
     due: Duration,
+    /// When to ask again, should some not have called the operation.
+    again: Duration,
     answered: BTreeSet<u32>,
     calls: BTreeMap<u32, OpRecord>,
+}
+
+impl Case {
+    fn is_disagreement(&self) -> bool {
+        matches!(self.cause, Cause::Disagreement { .. })
+    }
 }
 
 /// The state of a job, as rank 0 knows it.
@@ -167,6 +177,10 @@ impl Judge {
                 self.lose(now, rank as u32, FaultKind::Silent, detail);
             }
         }
+        if let Some(case) = self.case.as_mut().filter(|case| case.is_disagreement() && now >= case.again) {
+            case.again = now + ASK_AGAIN;
+            self.ask = case.cause.seq();
+        }
         self.settle(now).or_else(|| self.stalled(now))
     }
 
@@ -219,7 +233,7 @@ impl Judge {
         };
         self.ask = Some(cause.seq().unwrap_or(0));
         let (answered, calls) = Default::default();
-        self.case = Some(Case { cause, due: now + wait, answered, calls });
+        self.case = Some(Case { cause, due: now + wait, again: now + ASK_AGAIN, answered, calls });
     }
 
     /// Two ranks in operations of one number that are not the same, although no frame crossed yet.
@@ -255,7 +269,11 @@ impl Judge {
     /// The verdict, once the open case is ripe.
     fn conclude(&self, now: Duration) -> Option<Fault> {
         let case = self.case.as_ref()?;
-        let complete = self.here().all(|(rank, _)| case.answered.contains(&rank));
+        // Who has not called the operation yet may be about to, and decide who is in the minority.
+        let complete = self.here().all(|(rank, _)| match case.is_disagreement() {
+            true => case.calls.contains_key(&rank),
+            false => case.answered.contains(&rank),
+        });
         let ripe = match case.cause {
             // A peer that does not answer is about to be found silent: that is then the cause.
             Cause::Link { peer, .. } => {

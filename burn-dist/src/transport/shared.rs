@@ -32,13 +32,15 @@ pub(crate) struct Offered {
     region: Region,
 }
 
-/// A file's name, which is taken away in the end.
-struct Name(PathBuf);
+/// The name of a file, which is taken away in the end, whoever made it.
+pub(crate) struct Name(PathBuf);
 
-/// The name of the file with the payloads from one rank to another.
-fn path(session: &[u8; 16], from: u32, to: u32, stream: u16) -> PathBuf {
-    let session: String = session.iter().map(|byte| format!("{byte:02x}")).collect();
-    PathBuf::from(format!("{FOLDER}/burn-dist-{session}-{from}-{to}-{stream}"))
+impl Name {
+    /// Of the file with the payloads from one rank to another, which need not be there.
+    pub(crate) fn new(session: &[u8; 16], from: u32, to: u32, stream: u16) -> Self {
+        let session: String = session.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self(PathBuf::from(format!("{FOLDER}/burn-dist-{session}-{from}-{to}-{stream}")))
+    }
 }
 
 impl Region {
@@ -59,7 +61,8 @@ impl Region {
         stream: u16,
         slot_bytes: usize,
     ) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path(session, from, to, stream))?;
+        let name = Name::new(session, from, to, stream);
+        let file = OpenOptions::new().read(true).write(true).open(&name.0)?;
         Self::map(&file, slot_bytes)
     }
 
@@ -96,9 +99,8 @@ impl Offered {
         stream: u16,
         slot_bytes: usize,
     ) -> io::Result<Self> {
-        let path = path(session, from, to, stream);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let name = Name(path);
+        let name = Name::new(session, from, to, stream);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&name.0)?;
         fallocate(&file, FallocateFlags::empty(), 0, (NUM_SLOTS * slot_bytes) as u64)?;
         Ok(Self { name, region: Region::map(&file, slot_bytes)? })
     }

@@ -2,6 +2,7 @@
 //! what becomes of it, line by line. Not the faults: those are the tests'.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::BTreeSet,
@@ -213,6 +214,10 @@ impl Drop for Process {
 impl End {
     fn said_after(&self, mark: &str) -> Option<&str> {
         self.said.iter().find_map(|line| Some(line.split_once(mark)?.1))
+    }
+
+    pub(crate) fn has_fault(&self) -> bool {
+        self.said_after("@fault ").is_some()
     }
 
     /// The verdict that it was told.

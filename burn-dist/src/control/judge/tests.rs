@@ -353,6 +353,9 @@ fn heartbeats_alone_show_a_disagreement() {
     }
     court.expect_peace();
     court.enter(2, 10, 7);
+    // Rank 3 may be about to call it; it is not waited for much longer.
+    court.expect_peace();
+    court.pass(INQUIRY);
     let fault = court.expect(FaultKind::Mismatch, &[2]);
     assert_eq!(fault.detail, "ranks 0, 1: kind 1; rank 2: kind 7");
     // The same if it is only known from heartbeats: answers come too late.
@@ -361,6 +364,21 @@ fn heartbeats_alone_show_a_disagreement() {
     court.say(1, Event::Heartbeat(within(4, 2)));
     court.pass(INQUIRY);
     assert_eq!(court.expect(FaultKind::Mismatch, &[0, 1]).detail, "rank 0: kind 1; rank 1: kind 2");
+}
+
+#[test]
+fn who_calls_a_little_later_decides_who_is_in_the_minority() {
+    let mut court = Court::in_op(3, 9);
+    court.idle(2, 9);
+    court.enter(0, 10, 1);
+    court.enter(1, 10, 7);
+    court.pass(INQUIRY / 4);
+    court.expect_peace();
+    // It says so when it is asked again, without a heartbeat.
+    court.answers.insert(2, (within(10, 1), Some(1)));
+    let decision = court.judge.tick(court.now + INQUIRY / 4);
+    court.take(decision);
+    court.expect(FaultKind::Mismatch, &[1]);
 }
 
 #[test]
