@@ -60,9 +60,9 @@ fn patient() -> Timeouts {
     Timeouts { startup: Duration::from_secs(20), operation: Duration::from_secs(40), ..Timeouts::default() }
 }
 
-fn work(comm: &Communicator) -> Outcome {
-    for op in 0..NUM_OPS {
-        let values = |rank: usize| (0..COUNT).map(move |at| ((at * 3 + rank * 17 + op) % 241) as f32);
+fn work(comm: &Communicator, num_ops: usize) -> Outcome {
+    for op in 0..num_ops {
+        let values = |rank: usize| (0..COUNT).map(move |at| ((at * 3 + rank * 17 + op % 100) % 241) as f32);
         let mut data: Vec<f32> = values(comm.rank().index()).collect();
         match comm.all_reduce(&mut data, ReduceOp::Sum) {
             Ok(()) => {
@@ -82,6 +82,16 @@ fn work(comm: &Communicator) -> Outcome {
 
 /// Runs a job of a generation; what each rank got, and how long it took.
 fn run_as(generation: u32, place: Place, harm: Harm, timeouts: Timeouts) -> (Vec<Outcome>, Duration) {
+    run_ops(generation, place, harm, timeouts, NUM_OPS)
+}
+
+fn run_ops(
+    generation: u32,
+    place: Place,
+    harm: Harm,
+    timeouts: Timeouts,
+    num_ops: usize,
+) -> (Vec<Outcome>, Duration) {
     let port = free_port();
     let proxy = Proxy::start(port, place, harm);
     let begin = Instant::now();
@@ -89,7 +99,7 @@ fn run_as(generation: u32, place: Place, harm: Harm, timeouts: Timeouts) -> (Vec
         let ranks: Vec<_> = (0..WORLD_SIZE)
             .map(|rank| {
                 let port = if rank == RELAYED { proxy.port } else { port };
-                scope.spawn(move || work(&connect(rank, port, generation, timeouts)))
+                scope.spawn(move || work(&connect(rank, port, generation, timeouts), num_ops))
             })
             .collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
@@ -274,35 +284,10 @@ fn a_control_connection_that_stalls_is_silence() {
     let timeouts =
         Timeouts { heartbeat: Duration::from_millis(100), silence: Duration::from_secs(2), ..patient() };
     for (place, culprit) in [(Place::ControlOut, RELAYED), (Place::ControlIn, 0)] {
-        let (outcomes, took) = run_until_fault(place, Harm::At(3000, Strike::Stall), timeouts);
+        let (outcomes, took) = run_ops(0, place, Harm::At(3000, Strike::Stall), timeouts, usize::MAX);
         assert_all(&outcomes, Silent, &[culprit]);
         assert!(took < Duration::from_secs(4) * SLACK, "{took:?}");
     }
-}
-
-/// The same job, working until it is over.
-fn run_until_fault(place: Place, harm: Harm, timeouts: Timeouts) -> (Vec<Outcome>, Duration) {
-    let port = free_port();
-    let proxy = Proxy::start(port, place, harm);
-    let begin = Instant::now();
-    let outcomes = thread::scope(|scope| {
-        let ranks: Vec<_> = (0..WORLD_SIZE)
-            .map(|rank| {
-                let port = if rank == RELAYED { proxy.port } else { port };
-                scope.spawn(move || {
-                    let comm = connect(rank, port, 0, timeouts);
-                    loop {
-                        let outcome = work(&comm);
-                        if outcome.is_err() {
-                            return outcome;
-                        }
-                    }
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    });
-    (outcomes, begin.elapsed())
 }
 
 /// No sum protects what ranks say to each other beside the data: a flip may be taken for a word, but not for a number.
@@ -333,7 +318,7 @@ fn strangers_do_not_trouble_a_job_that_runs() {
             .map(|rank| {
                 scope.spawn(move || {
                     let comm = connect(rank, port, 0, patient());
-                    (0..5).try_for_each(|_| work(&comm)).unwrap();
+                    (0..5).try_for_each(|_| work(&comm, NUM_OPS)).unwrap();
                     let members = comm.members().to_vec();
                     // Nobody takes data connections any more.
                     if rank == 2 {

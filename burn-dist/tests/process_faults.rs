@@ -1,5 +1,18 @@
 //! The failure contract with real processes: ranks that are killed, stopped, that exit, panic, fail and leave, at every
 //! moment of a job, rank 0 included. On every survivor: the kind, the culprit, and that it came in time.
+//!
+//! The cases that a job must survive, where each is tested, and the guard that each test is for: without it, it fails.
+//!
+//! | | Case | Tests | Guard |
+//! |---|---|---|---|
+//! | 1 | A rank is killed, panics, exits | here: `one_that_is_killed_..`, `one_that_ends_in_any_other_way_..` | the end of a control connection is a death; rank 0 tells the verdict to all |
+//! | 2 | A rank is stopped, a cable is cut | here: `one_that_is_stopped_..`; `namespaces`: `a_cut_cable_..` | silence is noticed by rank 0, and by all others of rank 0; a verdict wakes who waits for data |
+//! | 3 | A rank is late, a link is slow | `desync`: `one_that_is_late_..`, `one_that_does_not_come_..`; `namespaces`: `a_slow_link_..` | stall reports; at the deadline those who did not call are blamed; a wait is no silence |
+//! | 4 | Bytes are damaged, forged, out of order | `network_faults` | sums of payloads and headers; place and length of each frame |
+//! | 5 | Strangers | `network_faults`: `strangers_..`; `rendezvous::tests::hostile` | proofs; data ports are closed once the job has formed |
+//! | 6 | Ranks disagree, or one runs out of data | `desync` | fingerprints; settings compared; who left is missed; who has not called yet is waited for |
+//! | 7 | Processes of another start of the job | `desync`: `processes_of_another_start_..`; `network_faults`: `frames_of_an_earlier_generation_..`; `soak` | generation compared at the door and in every frame |
+//! | 8 | Bad numbers, useless addresses | `communicator`: `numbers_that_are_not_finite_..`; `namespaces`: `an_address_..` | the flag in the frame; no address of this machine only |
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
