@@ -356,8 +356,9 @@ fn strangers_do_not_trouble_a_job_that_runs() {
             }
             silent.len()
         });
-        ranks.into_iter().for_each(|rank| rank.join().unwrap());
+        let results: Vec<_> = ranks.into_iter().map(|rank| rank.join()).collect();
         over.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|result| result.unwrap());
         crowd.join().unwrap();
     });
 }

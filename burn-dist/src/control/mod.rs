@@ -99,6 +99,14 @@ pub(crate) struct Control {
     timeouts: Timeouts,
 }
 
+/// The verdict in the body of a message from rank 0, for a rank that has no [`Control`] yet.
+pub(crate) fn verdict_in(body: &[u8]) -> Option<Fault> {
+    match serde_json::from_slice(body) {
+        Ok(message::Message::Verdict(fault)) => Some(fault),
+        _ => None,
+    }
+}
+
 impl Control {
     /// Starts this rank's control thread. `on_fault` is called once, as soon as the verdict is there for
     /// [`fault`](Self::fault), from that thread (or from [`suspect`](Self::suspect), should that thread be gone): it

@@ -156,10 +156,15 @@ fn introduce(
 }
 
 /// The next answer on a control connection; the inner error is one of its meaning.
-pub(super) fn receive_answer(
+fn receive_answer(pipe: &mut dyn Pipe, patience: Patience<'_>) -> io::Result<Result<Answer, String>> {
+    Ok(receive_body(pipe, patience)?.and_then(|body| message::decode(&body)))
+}
+
+/// The next message on a control connection, whatever it means; the inner error is one of its length.
+pub(super) fn receive_body(
     pipe: &mut dyn Pipe,
     patience: Patience<'_>,
-) -> io::Result<Result<Answer, String>> {
+) -> io::Result<Result<Vec<u8>, String>> {
     let mut prefix = [0; 4];
     receive(pipe, &mut prefix, patience)?;
     let Some(length) = message::body_length(prefix, MAX_CONTROL_BYTES) else {
@@ -167,7 +172,7 @@ pub(super) fn receive_answer(
     };
     let mut body = vec![0; length];
     receive(pipe, &mut body, patience)?;
-    Ok(message::decode(&body))
+    Ok(Ok(body))
 }
 
 /// What is wrong with a roster, if anything.

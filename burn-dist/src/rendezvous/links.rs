@@ -15,15 +15,16 @@ use std::{
 use super::{
     ControlLinks, LinkId, Manner, Roster,
     dial::{Call, Failure, back_off},
-    guest::{MAX_REASON_BYTES, receive_answer},
+    guest::{MAX_REASON_BYTES, receive_body},
     hello::{Hello, Purpose},
     host::refuse,
-    message::{Answer, printable},
+    message::{self, Answer, printable},
     reception::{Expecting, Reception, Watched},
     security::Security,
     talk::Patience,
 };
 use crate::{
+    control::verdict_in,
     error::{DistError, Result},
     rank::Rank,
     transport::Pipe,
@@ -237,11 +238,17 @@ impl Plan<'_> {
             },
             ControlLinks::Spoke(pipe) => (0, pipe),
         };
-        // If it said something, that is the last word of its control connection.
-        DistError::rendezvous(match receive_answer(pipe.as_mut(), patience) {
-            Ok(Ok(Answer::Refused { reason, .. })) => printable(&reason, MAX_REASON_BYTES),
-            _ => format!("{} {what} {elapsed:.1?}", self.who(rank)),
-        })
+        // What it said is among the last words of its control connection. Rank 0 may have connected already, and
+        // have heard of a death: then heartbeats come first, and the verdict behind them.
+        while let Ok(Ok(body)) = receive_body(pipe.as_mut(), patience) {
+            if let Ok(Answer::Refused { reason, .. }) = message::decode(&body) {
+                return DistError::rendezvous(printable(&reason, MAX_REASON_BYTES));
+            }
+            if let Some(fault) = verdict_in(&body).filter(|_| rank == 0) {
+                return fault.into();
+            }
+        }
+        DistError::rendezvous(format!("{} {what} {elapsed:.1?}", self.who(rank)))
     }
 
     fn name_missing(&self, missing: &BTreeMap<LinkId, String>, begin: Instant) -> DistError {

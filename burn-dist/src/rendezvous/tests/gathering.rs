@@ -252,3 +252,24 @@ fn a_rank_that_dies_while_connecting_is_named_to_all() {
     });
     assert!(begin.elapsed() < Duration::from_secs(30));
 }
+
+/// Rank 0 has connected and runs the job already; its verdict reaches one that still connects, behind heartbeats.
+#[test]
+fn a_verdict_reaches_a_rank_that_still_connects() {
+    let said = Said::default();
+    let mut meetings = job(3, &config(), &said);
+    let mut last = meetings.pop().unwrap();
+    let ControlLinks::Hub(mut links) = meetings.remove(0).control else { panic!("rank 0 has all others") };
+    let mut say = |json: &str| {
+        let frame = [&(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
+        let never = std::sync::atomic::AtomicBool::new(false);
+        let patience = talk::Patience { deadline: soon(), called_off: &never };
+        talk::send(links[1].1.as_mut(), &frame, patience).unwrap();
+    };
+    say(r#"{"Heartbeat":{"now":null,"last_seq":0}}"#);
+    let who = r#"[{"rank":1,"host":"b"}]"#;
+    say(&format!(r#"{{"Verdict":{{"kind":"died","culprits":{who},"op":null,"detail":"killed"}}}}"#));
+    drop(links);
+    let error = last.connect_links(&[LinkId { peer: 1, stream: 0 }], soon()).err().unwrap();
+    assert_eq!(error.fault().expect("a verdict").to_string(), "rank 1 on b died: killed");
+}
