@@ -161,22 +161,6 @@ impl Engine {
         self.flight.end();
         Ok(carried)
     }
-
-    /// Whether every payload that this rank put into shared memory was taken out; reads what came meanwhile.
-    pub(crate) fn settle(&mut self, patience: Duration) {
-        let until = Instant::now() + patience;
-        for link in self.lanes.iter_mut().flat_map(|lane| &mut lane.links) {
-            while !link.is_settled() && self.control.fault().is_none() {
-                // A peer that is gone takes nothing any more.
-                if !matches!(link.header(), Ok(None)) || link.is_settled() {
-                    break;
-                }
-                let left = until.saturating_duration_since(Instant::now());
-                let Some(fd) = link.pipe().fd().filter(|_| !left.is_zero()) else { break };
-                let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timespec(left)));
-            }
-        }
-    }
 }
 
 /// What all lanes of an operation share.
@@ -241,8 +225,9 @@ impl Driver<'_> {
 fn wait(machine: &Machine, links: &[Link], patience: Duration) -> io::Result<()> {
     let mut fds = Vec::new();
     for interest in machine.interests(links) {
-        let pipe = links[interest.link].pipe();
-        if interest.read && pipe.has_bytes() {
+        let link = &links[interest.link];
+        let pipe = link.pipe();
+        if (interest.read && pipe.has_bytes()) || !link.may_sleep(interest.frame, interest.slot) {
             return Ok(());
         }
         let read = if interest.read { PollFlags::IN } else { PollFlags::empty() };

@@ -8,7 +8,6 @@ use std::{
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use crate::{
@@ -133,8 +132,6 @@ impl Drop for Job {
             drop(tasks);
             let _ = thread.join();
         }
-        // A connection that is closed with bytes unread takes with it what the peer has not read yet.
-        lock(&self.desk.engine).settle(Duration::from_secs(2));
         self.control.leave(Farewell::Done);
         if let Some(folder) = &self.trace_dir
             && let Err(error) = self.trace.write(folder)

@@ -40,8 +40,14 @@ pub(crate) enum Status {
 pub(crate) struct Interest {
     /// The link's place among the lane's.
     pub(crate) link: usize,
+    /// Until its connection has something.
     pub(crate) read: bool,
+    /// Until its connection takes something.
     pub(crate) write: bool,
+    /// What it should read for: a frame in memory,
+    pub(crate) frame: bool,
+    /// a free slot there.
+    pub(crate) slot: bool,
 }
 
 /// An operation under way on one lane.
@@ -116,9 +122,6 @@ impl Machine {
                 let link = &mut links[queue.link];
                 // While it looked for frames it may have read that slots are free.
                 moved |= queue.wants_slot && link.has_free_slot();
-                if link.owes_notice() {
-                    link.push_notice()?;
-                }
             }
             ever |= moved;
             if moved {
@@ -127,7 +130,7 @@ impl Machine {
             let mut done = true;
             for queue in &self.queues {
                 let link = &mut links[queue.link];
-                let told = link.push_notice()?;
+                let told = link.is_sending() || link.ring()?;
                 done &= queue.sends.len() == 0 && queue.receives.len() == 0 && told && !link.has_unsent();
             }
             return Ok((ever, if done { Status::Done } else { Status::Blocked }));
@@ -140,8 +143,9 @@ impl Machine {
             let link = &links[queue.link];
             let receives = queue.receives.len() > 0;
             // A frame that cannot be dealt with yet lies before whatever else there is to read.
-            let read = if link.has_header() { receives && !queue.held } else { receives || queue.wants_slot };
-            Interest { link: queue.link, read, write: link.has_unsent() }
+            let frame = if link.has_header() { receives && !queue.held } else { receives };
+            let slot = queue.wants_slot;
+            Interest { link: queue.link, read: frame || slot, frame, slot, write: link.has_unsent() }
         })
     }
 
@@ -193,10 +197,9 @@ impl Machine {
                     fingerprint: self.terms.fingerprint,
                     offset: send.range.start as u64,
                     bytes: bytes as u32,
-                    slot: 0,
                 };
                 if link.is_shared() && !link.has_free_slot() && queue.receives.len() == 0 {
-                    // Slots come back as frames of their own; with nothing to receive nobody else reads them.
+                    // With nothing to receive nobody else would see that the peer is gone.
                     link.header()?;
                 }
                 queue.wants_slot = !link.begin(header, payload)?;
@@ -242,7 +245,7 @@ impl Machine {
             if !free {
                 return Ok(false);
             }
-            let came = link.slot(&header)?;
+            let came = link.shared_payload(&header)?;
             match (come.action, bytemuck::try_cast_slice(came)) {
                 (Action::Store, _) => cast_slice_mut(numbers).copy_from_slice(came),
                 (Action::Reduce { .. }, Ok(came)) => T::combine(self.terms.op, numbers, came),
@@ -287,7 +290,7 @@ impl Machine {
         }
         self.not_finite |= header.flags & NOT_FINITE != 0;
         self.received[id as usize] = Some(crc);
-        link.finish();
+        link.finish()?;
         queue.receives.next();
         Ok(true)
     }

@@ -3,11 +3,8 @@
 
 use std::io::{self, IoSlice};
 
-use super::{
-    Pipe,
-    shared::{NUM_SLOTS, Shared},
-};
-use crate::wire::header::{BadHeader, CREDIT, HEADER_BYTES, Header, SHARED};
+use super::{Pipe, shared::Shared};
+use crate::wire::header::{BELL, BadHeader, HEADER_BYTES, Header, SHARED};
 
 /// What can go wrong with a peer's frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +40,15 @@ pub(crate) struct Scratch {
 
 /// The frame that is on its way out.
 struct Out {
-    /// A header, or the notice that slots are free.
+    /// A header, or a bell.
     head: [u8; HEADER_BYTES],
     /// The bytes of it that are still to go.
     head_left: usize,
     /// Whether that is a frame of [`Link::begin`] whose payload follows.
     in_frame: bool,
     payload_sent: usize,
-    credits_due: u32,
+    /// Whether the peer sleeps and is to be woken.
+    bell_due: bool,
 }
 
 /// The frame that is coming in.
@@ -64,7 +62,7 @@ struct Come {
 impl Link {
     pub(crate) fn new(peer: u32, pipe: Box<dyn Pipe>, shared: Option<Shared>, generation: u32) -> Self {
         let head = [0; HEADER_BYTES];
-        let out = Out { head, head_left: 0, in_frame: false, payload_sent: 0, credits_due: 0 };
+        let out = Out { head, head_left: 0, in_frame: false, payload_sent: 0, bell_due: false };
         let come = Come { head, head_got: 0, header: None, payload_got: 0 };
         Self { peer, pipe, shared, generation, out, come, scratch: Scratch::default() }
     }
@@ -90,19 +88,19 @@ impl Link {
 
     /// Whether there are bytes that only wait for room in the socket.
     pub(crate) fn has_unsent(&self) -> bool {
-        self.out.head_left > 0 || self.out.in_frame || self.out.credits_due > 0 || self.pipe.holds_bytes()
+        self.out.head_left > 0 || self.out.in_frame || self.out.bell_due || self.pipe.holds_bytes()
     }
 
-    /// Starts a frame. Through shared memory the payload is copied now, and `false` says that no slot is free.
+    /// Starts a frame; `false` if it cannot be now. Through shared memory it is through at once, if a slot is free.
     pub(crate) fn begin(&mut self, mut header: Header, payload: &[u8]) -> Result<bool, Trouble> {
-        // A notice that is half out goes first.
-        if self.out.head_left > 0 && !self.push_notice()? {
-            return Ok(false);
-        }
         if let Some(shared) = &mut self.shared {
-            let Some(slot) = shared.put(payload) else { return Ok(false) };
+            if !shared.has_free_slot() {
+                return Ok(false);
+            }
             header.flags |= SHARED;
-            header.slot = slot;
+            self.out.bell_due |= shared.put(&header.encode(), payload);
+            self.ring()?;
+            return Ok(true);
         }
         self.out.head = header.encode();
         self.out.head_left = HEADER_BYTES;
@@ -113,7 +111,9 @@ impl Link {
 
     /// Moves the frame on; `true` when it is through. `payload` as given to [`begin`](Self::begin).
     pub(crate) fn push(&mut self, payload: &[u8]) -> Result<bool, Trouble> {
-        let payload = if self.is_shared() { &[] } else { payload };
+        if self.is_shared() {
+            return Ok(true);
+        }
         loop {
             let head = &self.out.head[HEADER_BYTES - self.out.head_left..];
             let rest = &payload[self.out.payload_sent..];
@@ -129,32 +129,31 @@ impl Link {
         }
     }
 
-    /// Whether so many slots were emptied that the peer should hear of it before this side waits.
-    pub(crate) fn owes_notice(&self) -> bool {
-        self.out.credits_due as usize >= NUM_SLOTS / 2
-    }
-
-    /// Tells the peer which slots were emptied; `true` when nothing is left to tell.
-    pub(crate) fn push_notice(&mut self) -> Result<bool, Trouble> {
-        if self.out.in_frame {
-            return Ok(false);
-        }
+    /// Wakes a peer that sleeps before its memory, and sends what is kept back; `true` when nothing is left.
+    pub(crate) fn ring(&mut self) -> Result<bool, Trouble> {
         loop {
-            if self.out.head_left == 0 {
-                if self.out.credits_due == 0 {
+            if self.out.head_left == 0 || self.out.in_frame {
+                if !std::mem::take(&mut self.out.bell_due) {
                     return self.flush();
                 }
-                let bytes = std::mem::take(&mut self.out.credits_due);
-                let notice =
-                    Header { flags: CREDIT, generation: self.generation, bytes, ..Header::default() };
-                self.out.head = notice.encode();
+                let bell = Header { flags: BELL, generation: self.generation, ..Header::default() };
+                self.out.head = bell.encode();
                 self.out.head_left = HEADER_BYTES;
             }
             let head = &self.out.head[HEADER_BYTES - self.out.head_left..];
-            let written = self.pipe.write(&[IoSlice::new(head)]);
-            let Some(written) = self.ok(written)? else { return Ok(false) };
-            self.out.head_left -= written;
+            match self.pipe.write(&[IoSlice::new(head)]) {
+                Ok(written) => self.out.head_left -= written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nobody to wake: who waits for the peer hears that it is gone, who does not need not.
+                Err(_) => self.out.head_left = 0,
+            }
         }
+    }
+
+    /// Whether this side may sleep until a frame comes, or a slot is free; the peer then knows to wake it.
+    pub(crate) fn may_sleep(&self, for_frame: bool, for_slot: bool) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.may_sleep(for_frame, for_slot))
     }
 
     /// Hands on what an encrypting pipe keeps; that it may keep some does not hold a frame up.
@@ -170,6 +169,11 @@ impl Link {
             if let Some(header) = self.come.header {
                 return Ok(Some(header));
             }
+            if let Some(head) = self.shared.as_ref().and_then(Shared::header) {
+                let header = self.decode(&head)?;
+                self.come.header = Some(header);
+                continue;
+            }
             let read = self.pipe.read(&mut self.come.head[self.come.head_got..]);
             let Some(read) = self.some(read)? else { return Ok(None) };
             self.come.head_got += read;
@@ -177,20 +181,9 @@ impl Link {
                 continue;
             }
             self.come.head_got = 0;
-            let header = Header::decode(&self.come.head).map_err(|bad: BadHeader| self.corrupt(bad))?;
-            if header.generation != self.generation {
-                return Err(self.corrupt(format!(
-                    "a frame of generation {}, this job is generation {}",
-                    header.generation, self.generation
-                )));
-            }
-            if header.flags & CREDIT != 0 {
-                let freed = self.shared.as_mut().is_some_and(|shared| shared.freed(header.bytes));
-                if !freed {
-                    return Err(
-                        self.corrupt(format!("{} slots said to be free that were not taken", header.bytes))
-                    );
-                }
+            let head = self.come.head;
+            let header = self.decode(&head)?;
+            if header.flags & BELL != 0 {
                 continue;
             }
             self.come.payload_got = 0;
@@ -213,22 +206,32 @@ impl Link {
         Ok(true)
     }
 
-    /// The payload of a frame whose header says that it is in shared memory.
-    pub(crate) fn slot(&self, header: &Header) -> Result<&[u8], Trouble> {
-        let slot = self.shared.as_ref().and_then(|shared| shared.get(header.slot, header.bytes));
-        slot.ok_or_else(|| self.corrupt(format!("slot {} of shared memory, which is not there", header.slot)))
+    fn decode(&self, head: &[u8; HEADER_BYTES]) -> Result<Header, Trouble> {
+        let header = Header::decode(head).map_err(|bad: BadHeader| self.corrupt(bad))?;
+        if header.generation == self.generation {
+            return Ok(header);
+        }
+        let (theirs, ours) = (header.generation, self.generation);
+        Err(self.corrupt(format!("a frame of generation {theirs}, this job is generation {ours}")))
+    }
+
+    /// The payload of a frame that came through shared memory.
+    pub(crate) fn shared_payload(&self, header: &Header) -> Result<&[u8], Trouble> {
+        let payload = self.shared.as_ref().and_then(|shared| shared.payload(header.bytes));
+        payload.ok_or_else(|| {
+            self.corrupt(format!("{} bytes in shared memory, where they have no place", header.bytes))
+        })
     }
 
     /// Done with the frame that came in.
-    pub(crate) fn finish(&mut self) {
-        if self.come.header.take().is_some_and(|header| header.flags & SHARED != 0) {
-            self.out.credits_due += 1;
+    pub(crate) fn finish(&mut self) -> Result<(), Trouble> {
+        if self.come.header.take().is_some_and(|header| header.flags & SHARED != 0)
+            && let Some(shared) = &mut self.shared
+        {
+            self.out.bell_due |= shared.take();
+            self.ring()?;
         }
-    }
-
-    /// Whether every slot that this side filled was emptied.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.shared.as_ref().is_none_or(Shared::is_settled)
+        Ok(())
     }
 
     pub(crate) fn corrupt(&self, why: impl std::fmt::Display) -> Trouble {

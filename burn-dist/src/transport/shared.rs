@@ -1,22 +1,44 @@
-//! Payloads between two processes of one machine: a file in memory that both map, cut into slots. The sender fills a
-//! slot and says so in a frame header over the connection; the receiver empties it and says that back. So waiting,
-//! checks and the peer's death are those of the connection, and only the bytes take the short way.
+//! Frames between two processes of one machine: a file in memory that both map, with slots for payloads, their headers,
+//! and two counters. The connection between the two stays, for what memory cannot do: wake who sleeps, and tell that the
+//! peer is gone.
 //!
-//! Holds the crate's only `unsafe` code: reading and writing the mapping.
+//! ```text
+//! words, each in a cache line of its own: frames written, frames read, the receiver sleeps, the sender sleeps
+//! headers, 64 bytes each                   payloads, a segment each
+//! ```
+//! Frame k is in slot k modulo the number of slots. Who goes to sleep says so first and then looks once more; who writes
+//! or reads a frame counts first and then looks whether the other sleeps. Both in sequential order, so that at least one
+//! sees the other (Dekker's pattern).
+//!
+//! Holds the crate's only `unsafe` code: access to the mapping.
 
 use std::{
-    collections::VecDeque,
     fs::{File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::wire::header::HEADER_BYTES;
+
 /// Slots of one direction.
-pub(crate) const NUM_SLOTS: usize = 4;
+pub(crate) const NUM_SLOTS: usize = 8;
+/// The words at the beginning.
+#[derive(Clone, Copy)]
+enum Word {
+    Written,
+    Read,
+    ReceiverSleeps,
+    SenderSleeps,
+}
+const LINE_BYTES: usize = 64;
+const HEADERS_AT: usize = 4 * LINE_BYTES;
+/// Payloads begin on a page.
+const PAYLOADS_AT: usize = 4096;
 /// Where files that are memory live.
 const FOLDER: &str = "/dev/shm";
 
@@ -45,7 +67,7 @@ impl Name {
 
 impl Region {
     fn map(file: &File, slot_bytes: usize) -> io::Result<Self> {
-        let bytes = NUM_SLOTS * slot_bytes;
+        let bytes = PAYLOADS_AT + NUM_SLOTS * slot_bytes;
         let got = file.metadata()?.len();
         if got != bytes as u64 {
             return Err(io::Error::other(format!("shared memory of {got} bytes, expected {bytes}")));
@@ -66,28 +88,45 @@ impl Region {
         Self::map(&file, slot_bytes)
     }
 
-    fn write(&mut self, slot: usize, payload: &[u8]) {
-        assert!(slot < NUM_SLOTS && payload.len() <= self.slot_bytes, "a payload fits its slot");
-        // SAFETY: the mapping has NUM_SLOTS * slot_bytes bytes, and the assertion keeps the copy inside of one slot. The
-        // source is a borrowed slice outside the mapping. The peer does not touch a slot that it was not told of.
+    fn word(&self, word: Word) -> &AtomicU32 {
+        // SAFETY: the mapping is longer than its words, begins on a page, and lives as long as `self`; both processes
+        // touch this place as an atomic only.
         #[expect(unsafe_code, reason = "memory that two processes share has no safe access")]
         unsafe {
-            let to = self.map.as_mut_ptr().add(slot * self.slot_bytes);
-            std::ptr::copy_nonoverlapping(payload.as_ptr(), to, payload.len());
+            &*self.map.as_ptr().add(word as usize * LINE_BYTES).cast::<AtomicU32>()
         }
     }
 
-    fn read(&self, slot: usize, bytes: usize) -> Option<&[u8]> {
-        if slot >= NUM_SLOTS || bytes > self.slot_bytes {
+    fn write(&mut self, slot: usize, header: &[u8; HEADER_BYTES], payload: &[u8]) {
+        assert!(slot < NUM_SLOTS && payload.len() <= self.slot_bytes, "a payload fits its slot");
+        // SAFETY: the mapping has PAYLOADS_AT + NUM_SLOTS * slot_bytes bytes with NUM_SLOTS headers before PAYLOADS_AT, and
+        // the assertion keeps both copies inside of one slot's. The sources are borrowed and outside the mapping. The
+        // peer does not touch a slot before it was counted as written.
+        #[expect(unsafe_code, reason = "memory that two processes share has no safe access")]
+        unsafe {
+            let start = self.map.as_mut_ptr();
+            let to = start.add(PAYLOADS_AT + slot * self.slot_bytes);
+            std::ptr::copy_nonoverlapping(payload.as_ptr(), to, payload.len());
+            let to = start.add(HEADERS_AT + slot * HEADER_BYTES);
+            std::ptr::copy_nonoverlapping(header.as_ptr(), to, HEADER_BYTES);
+        }
+    }
+
+    /// `bytes` from `at` on, if they are inside the mapping.
+    fn read(&self, at: usize, bytes: usize) -> Option<&[u8]> {
+        let end = PAYLOADS_AT + NUM_SLOTS * self.slot_bytes;
+        if at.checked_add(bytes).is_none_or(|last| last > end) {
             return None;
         }
         // SAFETY: inside the mapping by the check above, which lives as long as `self`. The peer, which has proved that it
-        // belongs to the job, leaves a slot alone from its frame until it was told that the slot is free, and that happens
-        // after this borrow.
+        // belongs to the job, leaves a slot alone from when it counted it as written until this side counted it as
+        // read, and that happens after this borrow.
         #[expect(unsafe_code, reason = "memory that two processes share has no safe access")]
-        Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(slot * self.slot_bytes), bytes) })
+        Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(at), bytes) })
     }
 }
+
+const _: () = assert!(HEADERS_AT + NUM_SLOTS * HEADER_BYTES <= PAYLOADS_AT);
 
 impl Offered {
     /// Makes the slots from `from` to `to`, and the memory behind them: a full `/dev/shm` is an error here, not a
@@ -101,7 +140,7 @@ impl Offered {
     ) -> io::Result<Self> {
         let name = Name::new(session, from, to, stream);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&name.0)?;
-        fallocate(&file, FallocateFlags::empty(), 0, (NUM_SLOTS * slot_bytes) as u64)?;
+        fallocate(&file, FallocateFlags::empty(), 0, (PAYLOADS_AT + NUM_SLOTS * slot_bytes) as u64)?;
         Ok(Self { name, region: Region::map(&file, slot_bytes)? })
     }
 
@@ -123,44 +162,69 @@ impl Drop for Name {
 pub(crate) struct Shared {
     out: Region,
     come: Region,
-    free: VecDeque<u32>,
-    taken: VecDeque<u32>,
+    /// Frames that this side wrote, modulo 2^32.
+    written: u32,
+    /// Frames that this side read.
+    read: u32,
 }
 
 impl Shared {
     pub(crate) fn new(out: Region, come: Region) -> Self {
-        Self { out, come, free: (0..NUM_SLOTS as u32).collect(), taken: VecDeque::new() }
+        Self { out, come, written: 0, read: 0 }
     }
 
-    /// Copies a payload into a free slot.
-    pub(crate) fn put(&mut self, payload: &[u8]) -> Option<u32> {
-        let slot = self.free.pop_front()?;
-        self.out.write(slot as usize, payload);
-        self.taken.push_back(slot);
-        Some(slot)
-    }
-
-    /// What the peer put into a slot.
-    pub(crate) fn get(&self, slot: u32, bytes: u32) -> Option<&[u8]> {
-        self.come.read(slot as usize, bytes as usize)
-    }
-
-    /// The peer emptied the oldest slots; `false` if there are not so many.
-    pub(crate) fn freed(&mut self, count: u32) -> bool {
-        if count as usize > self.taken.len() {
-            return false;
-        }
-        self.free.extend(self.taken.drain(..count as usize));
-        true
-    }
-
-    /// Whether a payload has a place.
+    /// Whether a frame has a place.
     pub(crate) fn has_free_slot(&self) -> bool {
-        !self.free.is_empty()
+        self.written.wrapping_sub(self.out.word(Word::Read).load(SeqCst)) < NUM_SLOTS as u32
     }
 
-    /// Whether all slots are empty.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.taken.is_empty()
+    /// Writes a frame into a free slot; whether the peer sleeps and must be woken.
+    pub(crate) fn put(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8]) -> bool {
+        debug_assert!(self.has_free_slot());
+        self.out.write(self.written as usize % NUM_SLOTS, header, payload);
+        self.written = self.written.wrapping_add(1);
+        self.out.word(Word::Written).store(self.written, SeqCst);
+        self.out.word(Word::ReceiverSleeps).swap(0, SeqCst) != 0
+    }
+
+    /// Whether the peer wrote a frame that was not read yet.
+    pub(crate) fn has_frame(&self) -> bool {
+        self.come.word(Word::Written).load(SeqCst) != self.read
+    }
+
+    /// The header of the next frame, if it is there.
+    pub(crate) fn header(&self) -> Option<[u8; HEADER_BYTES]> {
+        let at = HEADERS_AT + self.read as usize % NUM_SLOTS * HEADER_BYTES;
+        let header = self.has_frame().then(|| self.come.read(at, HEADER_BYTES)).flatten()?;
+        header.try_into().ok()
+    }
+
+    /// The payload of the next frame; `None` for a length that no slot has.
+    pub(crate) fn payload(&self, bytes: u32) -> Option<&[u8]> {
+        let (slot, bytes) = (self.read as usize % NUM_SLOTS, bytes as usize);
+        if bytes > self.come.slot_bytes {
+            None
+        } else {
+            self.come.read(PAYLOADS_AT + slot * self.come.slot_bytes, bytes)
+        }
+    }
+
+    /// Done with the next frame; whether the peer sleeps and must be woken.
+    pub(crate) fn take(&mut self) -> bool {
+        self.read = self.read.wrapping_add(1);
+        self.come.word(Word::Read).store(self.read, SeqCst);
+        self.come.word(Word::SenderSleeps).swap(0, SeqCst) != 0
+    }
+
+    /// Says that this side is going to sleep until a frame comes, or a slot is free; `false` if that is so already.
+    pub(crate) fn may_sleep(&self, for_frame: bool, for_slot: bool) -> bool {
+        if for_frame {
+            self.come.word(Word::ReceiverSleeps).store(1, SeqCst);
+        }
+        if for_slot {
+            self.out.word(Word::SenderSleeps).store(1, SeqCst);
+        }
+        let is_here = (for_frame && self.has_frame()) || (for_slot && self.has_free_slot());
+        !is_here
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  0 magic u32   4 version u16   6 flags u16    8 generation u32   12 payload crc32c u32
-//! 16 seq u64    24 fingerprint u64            32 offset u64        40 bytes u32    44 slot u32
-//! 48 reserved, zero (12 bytes)                                     60 header crc32c u32
+//! 16 seq u64    24 fingerprint u64            32 offset u64        40 bytes u32
+//! 44 reserved, zero (16 bytes)                                     60 header crc32c u32
 //! ```
 //! Little-endian. The last field protects the 60 bytes before it.
 
@@ -18,13 +18,13 @@ pub(crate) const HEADER_BYTES: usize = 64;
 
 /// The payload is protected by its checksum.
 pub(crate) const CHECKED: u16 = 1;
-/// The payload is in shared memory, at `slot`.
+/// Header and payload are in shared memory.
 pub(crate) const SHARED: u16 = 1 << 1;
-/// No payload: `bytes` slots were emptied.
-pub(crate) const CREDIT: u16 = 1 << 2;
+/// No frame, but a bell: look into shared memory.
+pub(crate) const BELL: u16 = 1 << 2;
 /// Somewhere up the stream a rank's numbers were not finite.
 pub(crate) const NOT_FINITE: u16 = 1 << 3;
-const KNOWN_FLAGS: u16 = CHECKED | SHARED | CREDIT | NOT_FINITE;
+const KNOWN_FLAGS: u16 = CHECKED | SHARED | BELL | NOT_FINITE;
 
 /// What a frame says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,8 +42,6 @@ pub(crate) struct Header {
     pub(crate) offset: u64,
     /// The payload's length.
     pub(crate) bytes: u32,
-    /// Where in shared memory it is.
-    pub(crate) slot: u32,
 }
 
 /// Why 64 bytes are no header of ours.
@@ -73,7 +71,6 @@ impl Header {
         put(24, &self.fingerprint.to_le_bytes());
         put(32, &self.offset.to_le_bytes());
         put(40, &self.bytes.to_le_bytes());
-        put(44, &self.slot.to_le_bytes());
         let crc = crc32c(&out[..60]);
         out[60..].copy_from_slice(&crc.to_le_bytes());
         out
@@ -107,7 +104,6 @@ impl Header {
             fingerprint: u64_at(24),
             offset: u64_at(32),
             bytes: u32_at(40),
-            slot: u32_at(44),
         })
     }
 }
@@ -125,7 +121,6 @@ mod tests {
             fingerprint: u64::MAX - 5,
             offset: 17,
             bytes: 1 << 20,
-            slot: 2,
         }
     }
 
