@@ -211,10 +211,8 @@ fn an_orphan_does_not_start() {
     // Reaped, so its number is free.
     let mut gone = command(["--version"]).spawn().unwrap();
     gone.wait().unwrap();
-    let output = command(["train", "--dry-run"])
-        .env("SPRINT_LAUNCHER_PID", gone.id().to_string())
-        .output()
-        .unwrap();
+    let output =
+        command(["train", "--dry-run"]).env("SPRINT_LAUNCHER_PID", gone.id().to_string()).output().unwrap();
     let output = Output::of(output);
     assert!(output.error(1).contains("launched this rank is gone"), "{}", output.stderr);
     // A rank's own child goes its way.

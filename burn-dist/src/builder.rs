@@ -1,6 +1,6 @@
 //! From words and variables to a communicator.
 
-use std::{net::TcpListener, thread};
+use std::{net::TcpListener, path::PathBuf, thread};
 
 use crate::{
     communicator::Communicator,
@@ -64,6 +64,12 @@ impl Builder {
     /// Mutual TLS 1.3.
     pub fn tls(mut self, files: TlsFiles) -> Self {
         self.config.tls = Some(files);
+        self
+    }
+
+    /// Where flight records go if nothing else was said.
+    pub fn or_flight_dir(mut self, folder: PathBuf) -> Self {
+        self.config.flight_dir.get_or_insert(folder);
         self
     }
 

@@ -3,29 +3,25 @@
 use std::{
     fmt,
     ops::Range,
-    path::Path,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        mpsc::{self, Receiver, Sender},
-    },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    sync::{Arc, mpsc},
+    time::Instant,
 };
 
 use crate::{
-    assemble::{Assembled, assemble},
+    assemble::assemble,
     builder::Builder,
     collective::{chunk::chunk, doubling, hierarchical, ring},
     config::{Algorithm, Config, Wire},
-    control::{Control, Farewell},
+    control::Farewell,
     engine::{Call, Carried, Engine},
     env::Identity,
     error::{DistError, Fault, Result},
     flight::FlightRecorder,
+    job::Job,
+    pending::{Note, Pending, Reduced},
     rank::{Rank, WorldSize},
-    rendezvous::{Door, Meeting, Member, Roster},
+    rendezvous::{Meeting, Member},
     topology::Topology,
-    trace::Trace,
     wire::number::{Element, ReduceOp},
 };
 
@@ -38,46 +34,6 @@ pub enum Vote {
     Any,
 }
 
-/// What a rank says of the numbers that it gives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Note {
-    /// Their number among several buffers that are under way at once; for messages.
-    pub bucket: u32,
-    /// Some of them are NaN or infinite. It travels with them: all ranks hear of it.
-    pub not_finite: bool,
-}
-
-/// Numbers that came back.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reduced<T> {
-    /// The buffer that was given, with the result.
-    pub data: Vec<T>,
-    /// Some rank's [`Note`] said that its numbers are not finite.
-    pub not_finite: bool,
-    /// How long the operation was under way, in seconds.
-    pub seconds: f64,
-    /// How much of that was waiting for other ranks.
-    pub wait_s: f64,
-}
-
-/// An operation under way. Dropping it does not end the operation.
-#[derive(Debug)]
-#[must_use = "the result is lost with it"]
-pub struct Pending<T>(Receiver<Result<Reduced<T>>>);
-
-impl<T> Pending<T> {
-    /// Waits for the result.
-    ///
-    /// # Errors
-    /// The [`Fault`] that ended the job.
-    pub fn wait(self) -> Result<Reduced<T>> {
-        // The thread that answers holds the sender until it has: without an answer it panicked.
-        self.0
-            .recv()
-            .unwrap_or_else(|_| Err(DistError::usage("the data thread of this communicator is gone")))
-    }
-}
-
 /// A rank of a job. Clones are the same rank; its operations are carried out one after the other, in the order of the
 /// calls, which must be the same on all ranks.
 ///
@@ -87,56 +43,6 @@ impl<T> Pending<T> {
 pub struct Communicator {
     rank: Rank,
     job: Option<Arc<Job>>,
-}
-
-/// What the clones of a communicator share; nothing for a job of one.
-struct Job {
-    roster: Arc<Roster>,
-    topology: Topology,
-    control: Arc<Control>,
-    flight: Arc<FlightRecorder>,
-    trace: Arc<Trace>,
-    desk: Arc<Desk>,
-    /// Carries out what was started and is not waited for at once.
-    worker: Mutex<Option<Worker>>,
-    _door: Option<Door>,
-}
-
-/// Where operations queue.
-struct Desk {
-    engine: Mutex<Engine>,
-    /// Operations that the worker has yet to carry out.
-    queued: Mutex<usize>,
-    emptied: Condvar,
-}
-
-type Task = Box<dyn FnOnce(&mut Engine) + Send>;
-
-/// A place in the queue: given back when the operation is through, and also when it never will be.
-struct Place(Arc<Desk>);
-
-impl Place {
-    fn take(desk: &Arc<Desk>) -> Self {
-        *lock(&desk.queued) += 1;
-        Self(Arc::clone(desk))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        *lock(&self.0.queued) -= 1;
-        self.0.emptied.notify_all();
-    }
-}
-
-struct Worker {
-    tasks: Sender<(Task, Place)>,
-    thread: JoinHandle<()>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic inside an operation ends the job by its own way; the lock itself has nothing to tell.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Communicator {
@@ -160,14 +66,8 @@ impl Communicator {
     }
 
     pub(crate) fn connect(identity: &Identity, config: &Config, meeting: Meeting) -> Result<Self> {
-        let Assembled { engine, topology, roster, door } = assemble(meeting, config, Instant::now())?;
-        let (control, flight, trace) =
-            (Arc::clone(&engine.control), Arc::clone(&engine.flight), Arc::clone(&engine.trace));
-        let desk =
-            Arc::new(Desk { engine: Mutex::new(engine), queued: Mutex::new(0), emptied: Condvar::new() });
-        let worker = Mutex::new(None);
-        let job = Job { roster, topology, control, flight, trace, desk, worker, _door: door };
-        Ok(Self { rank: identity.rank, job: Some(Arc::new(job)) })
+        let assembled = assemble(meeting, config, Instant::now())?;
+        Ok(Self { rank: identity.rank, job: Some(Arc::new(Job::new(assembled, config))) })
     }
 
     /// Which rank this is, of how many.
@@ -226,7 +126,7 @@ impl Communicator {
                 }
             }
         }
-        Pending(pending)
+        Pending::new(pending)
     }
 
     /// Combines the values of all ranks; this rank gets the part that is returned, the rest of `data` is not defined.
@@ -416,27 +316,9 @@ impl Communicator {
         }
     }
 
-    /// Starts to remember where time goes, for [`write_trace`](Self::write_trace).
-    pub fn start_trace(&self) {
-        if let Some(job) = &self.job {
-            job.trace.start();
-        }
-    }
-
-    /// What was remembered, in Chrome's trace event format; nothing for a job of one.
-    pub fn trace_json(&self) -> Option<String> {
-        self.job.as_ref().map(|job| job.trace.to_json())
-    }
-
-    /// Writes the last operations of this rank to `folder/flight-RANK.json`, for `sprint dist doctor`.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn write_flight_record(&self, folder: &Path) -> std::io::Result<()> {
-        match &self.job {
-            None => Ok(()),
-            Some(job) => job.flight.write(folder, job.topology.rank, job.control.fault().as_deref()),
-        }
+    /// The last operations of this rank, for whoever wants to write them down; `None` for a job of one.
+    pub fn flight_recorder(&self) -> Option<Arc<FlightRecorder>> {
+        self.job.as_ref().map(|job| Arc::clone(&job.flight))
     }
 }
 
@@ -481,54 +363,4 @@ fn all_reduce<T: Element>(
         Algorithm::Hierarchical => hierarchical::all_reduce(schedule, &topology.levels, whole),
         Algorithm::Ring | Algorithm::Auto => ring::all_reduce(schedule, &topology.ring, whole),
     })
-}
-
-impl Job {
-    /// Carries out an operation on the caller's thread, when those that were started before are through.
-    fn now<R>(&self, operation: impl FnOnce(&mut Engine) -> Result<R>) -> Result<R> {
-        let mut queued = lock(&self.desk.queued);
-        while *queued > 0 {
-            queued = self.desk.emptied.wait(queued).unwrap_or_else(PoisonError::into_inner);
-        }
-        // Not to be overtaken by what is started from now on.
-        let mut engine = lock(&self.desk.engine);
-        drop(queued);
-        operation(&mut engine)
-    }
-
-    /// Hands an operation to the worker, which is started by the first.
-    fn later(&self, task: Task) -> Result<()> {
-        let mut worker = lock(&self.worker);
-        if worker.is_none() {
-            let (tasks, queue) = mpsc::channel::<(Task, Place)>();
-            let desk = Arc::clone(&self.desk);
-            let thread = thread::Builder::new().name("burn-dist data".into()).spawn(move || {
-                for (task, _place) in queue {
-                    task(&mut lock(&desk.engine));
-                }
-            });
-            let thread =
-                thread.map_err(|error| DistError::usage(format!("cannot start a thread: {error}")))?;
-            *worker = Some(Worker { tasks, thread });
-        }
-        let place = Place::take(&self.desk);
-        let sent = worker.as_ref().is_some_and(|worker| worker.tasks.send((task, place)).is_ok());
-        if sent { Ok(()) } else { Err(DistError::usage("the data thread of this communicator is gone")) }
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.control.leave(Farewell::Panicked("a panic while the communicator was in use".into()));
-        }
-        // What was started is carried out: other ranks count on it.
-        if let Some(Worker { tasks, thread }) = lock(&self.worker).take() {
-            drop(tasks);
-            let _ = thread.join();
-        }
-        // A connection that is closed with bytes unread takes with it what the peer has not read yet.
-        lock(&self.desk.engine).settle(Duration::from_secs(2));
-        self.control.leave(Farewell::Done);
-    }
 }

@@ -165,4 +165,6 @@ pub struct Config {
     pub interface: Option<String>,
     /// Where flight records go when the job ends by a fault.
     pub flight_dir: Option<PathBuf>,
+    /// Where a trace of all operations goes when the job ends: files for `chrome://tracing` and Perfetto.
+    pub trace_dir: Option<PathBuf>,
 }

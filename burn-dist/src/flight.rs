@@ -98,8 +98,11 @@ impl FlightRecorder {
         self.lock().iter().cloned().collect()
     }
 
-    /// Writes all of it to `folder/flight-RANK.json`.
-    pub(crate) fn write(&self, folder: &Path, rank: u32, fault: Option<&Fault>) -> io::Result<()> {
+    /// Writes all of it to `folder/flight-RANK.json`, whole or not at all.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, folder: &Path, rank: u32, fault: Option<&Fault>) -> io::Result<()> {
         let record = FlightRecord { rank, fault: fault.cloned(), operations: self.records() };
         fs::create_dir_all(folder)?;
         let path = folder.join(format!("flight-{rank}.json"));

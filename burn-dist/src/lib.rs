@@ -64,8 +64,10 @@ pub mod env;
 pub mod error;
 pub mod flight;
 mod interface;
+mod job;
 pub mod limits;
 pub mod measure;
+mod pending;
 pub mod rank;
 mod rendezvous;
 mod topology;
@@ -74,11 +76,12 @@ mod transport;
 mod wire;
 
 pub use builder::Builder;
-pub use communicator::{Communicator, Note, Pending, Reduced, Vote};
+pub use communicator::{Communicator, Vote};
 pub use config::{Agreed, Algorithm, Config, Timeouts, TlsFiles, Trust, Wire};
 #[cfg(feature = "burn")]
 pub use ddp::{BucketConfig, DataParallel, DataParallelConfig, GradientSink, NonFinite, Synced};
 pub use error::{DistError, Fault, FaultKind, Result};
+pub use pending::{Note, Pending, Reduced};
 pub use rank::{Rank, WorldSize};
 pub use rendezvous::Member;
 pub use wire::number::{Element, ReduceOp};

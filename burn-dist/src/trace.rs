@@ -4,6 +4,8 @@
 //! Format: "Trace Event Format", Google, 2016: complete events (`"ph": "X"`), times in microseconds.
 
 use std::{
+    fs, io,
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -91,8 +93,14 @@ impl Trace {
         }
     }
 
+    /// Writes the spans to `folder/trace-RANK.json`.
+    pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join(format!("trace-{}.json", self.rank)), self.to_json())
+    }
+
     /// The spans so far, as JSON; one process a rank, one thread a lane.
-    pub(crate) fn to_json(&self) -> String {
+    fn to_json(&self) -> String {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         let us = |seconds: f64| seconds * 1e6;
         let event = |span: &Span| {

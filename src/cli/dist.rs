@@ -238,7 +238,14 @@ impl Figures for AllReduces {
     fn table(&self) -> String {
         let mut table = format!(
             "{} ranks, sum of 32-bit numbers, {} algorithm; times: median (shortest to longest)\n{:>12} {:>10} {:>32} {:>12} {:>12} {:>6}\n",
-            self.world_size, self.algorithm, "numbers", "bytes", "time, ms", "algbw, GB/s", "busbw, GB/s", "cpu, %"
+            self.world_size,
+            self.algorithm,
+            "numbers",
+            "bytes",
+            "time, ms",
+            "algbw, GB/s",
+            "busbw, GB/s",
+            "cpu, %"
         );
         for row in &self.rows {
             let ms = |seconds: f64| format!("{:.3}", seconds * 1e3);

@@ -44,6 +44,7 @@ const EXAMPLES: &str = "\
 Examples:
   sprint launch --nproc 2 -- train
   sprint launch --nproc 8 --nnodes 16 --node-rank 3 --master node0:29400 -- train --out /shared/run
+  sprint launch --nproc 8 --nnodes 16 --node-rank 3 --master node0:29400 -- dist check
 
 Machines other than this one must know who may join: BURN_DIST_SECRET_FILE names a file with a secret.";
 
@@ -51,22 +52,27 @@ pub(super) fn launch(args: Args) -> Result<()> {
     let layout = Layout::new(args.nproc, args.nnodes, args.node_rank, args.master.as_deref())?;
     let mut words = args.command;
     let train = train_words(&words)?;
-    let out = match train.out() {
-        Some(out) => out.to_owned(),
-        None if args.nnodes > 1 => {
+    let out = match train.as_ref().map(|train| (train, train.out())) {
+        // Looks at connections and leaves no folder.
+        None => None,
+        Some((_, Some(out))) => Some(out.to_owned()),
+        Some((_, None)) if args.nnodes > 1 => {
             return Err(Error::usage(
                 "several machines need --out after `train`, a folder that all of them see: it holds the checkpoints",
             ));
         }
-        None => {
+        Some((train, None)) => {
             // Named here, so that all ranks, and all starts of them, have the same.
             let out = run_folder::named(&train.sources().resolve()?.name, run_folder::now_s());
             words.extend(["--out".into(), out.clone().into()]);
-            out
+            Some(out)
         }
     };
     let program = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
-    let resume = if train.resumes() { vec![] } else { vec!["--resume".into()] };
+    let resume = match train {
+        Some(train) if !train.resumes() => vec!["--resume".into()],
+        _ => vec![],
+    };
     let launch = Launch {
         resume,
         max_restarts: args.max_restarts,
@@ -78,24 +84,28 @@ pub(super) fn launch(args: Args) -> Result<()> {
         .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
     match launch.run(stops)? {
         End::Done => Ok(()),
-        End::Stopped => Err(Error::Stopped(format!(
-            "all ranks stopped, state saved; go on with: the same launch of train --out {} --resume",
-            out.display()
-        ))),
+        End::Stopped => Err(Error::Stopped(match out {
+            Some(out) => format!(
+                "all ranks stopped, state saved; go on with: the same launch of train --out {} --resume",
+                out.display()
+            ),
+            None => "all ranks stopped".into(),
+        })),
     }
 }
 
-/// What the words after `--` say. A slip in them is told once, here, and not by every rank.
-fn train_words(words: &[OsString]) -> Result<train::Args> {
+/// What the words after `--` say, if they are to train. A slip in them is told once, here, and not by every rank.
+fn train_words(words: &[OsString]) -> Result<Option<train::Args>> {
     if words.is_empty() {
         return Err(Error::usage("no command to launch: expected -- train ... at the end"));
     }
     let sprint = OsString::from("sprint");
     let parsed = Words::try_parse_from(iter::once(&sprint).chain(words));
     match parsed.unwrap_or_else(|error| error.exit()).command {
-        Some(Command::Train(train)) => Ok(train),
+        Some(Command::Train(train)) => Ok(Some(train)),
+        Some(Command::Dist(_)) => Ok(None),
         _ => Err(Error::usage(format!(
-            "cannot launch `{}`: expected -- train ...",
+            "cannot launch `{}`: expected -- train ... or -- dist ...",
             words[0].to_string_lossy()
         ))),
     }

@@ -2,6 +2,7 @@
 
 mod completions;
 mod device;
+mod dist;
 mod eval;
 mod export;
 mod launch;
@@ -44,6 +45,7 @@ Exit status: 0 done; 1 the run failed; 2 the words were wrong; 130 stopped by th
 enum Command {
     Train(train::Args),
     Launch(launch::Args),
+    Dist(dist::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     Export(export::Args),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
     let done = match words.command.unwrap_or_else(|| Command::Train(train::Args::default())) {
         Command::Train(args) => train::train(args),
         Command::Launch(args) => launch::launch(args),
+        Command::Dist(args) => dist::dist(args),
         Command::Eval(args) => eval::eval(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Export(args) => export::export(&args),

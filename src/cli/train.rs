@@ -3,9 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use burn_dist::{Communicator, WorldSize};
+use burn_dist::{Communicator, Rank, WorldSize, flight::FlightRecorder};
+use signal_hook::{consts::SIGUSR1, iterator::Signals};
 
 use super::{device, run_folder};
 use crate::{
@@ -86,7 +88,16 @@ pub(super) fn train(args: Args) -> Result<()> {
         return Ok(());
     }
     make_absolute(&mut config)?;
-    let comm = Communicator::builder().from_env()?.connect()?;
+    let mut builder = Communicator::builder().from_env()?;
+    // What ranks did last is of use where the run's other files are.
+    let flights = out.as_deref().map(|out| out.join("flight"));
+    if let Some(folder) = &flights {
+        builder = builder.or_flight_dir(folder.clone());
+    }
+    let comm = builder.connect()?;
+    if let (Some(recorder), Some(folder)) = (comm.flight_recorder(), flights) {
+        write_on_signal(recorder, comm.rank(), folder)?;
+    }
     let done = train_together(&comm, config, out, resume);
     match &done {
         Ok(()) | Err(Error::Stopped(_)) => {}
@@ -223,6 +234,20 @@ fn stop_on_signal(tells: bool) -> Result<&'static Stop> {
     })
     .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(&STOP)
+}
+
+/// Writes what this rank did last whenever SIGUSR1 asks for it.
+fn write_on_signal(recorder: Arc<FlightRecorder>, rank: Rank, folder: PathBuf) -> Result<()> {
+    let listen = |error: std::io::Error| Error::run(format!("cannot listen for SIGUSR1: {error}"));
+    let mut signals = Signals::new([SIGUSR1]).map_err(listen)?;
+    let writer = std::thread::Builder::new().name("flight record".into()).spawn(move || {
+        for _ in signals.forever() {
+            if let Err(error) = recorder.write(&folder, rank.index() as u32, None) {
+                eprintln!("cannot write a flight record to {}: {error}", folder.display());
+            }
+        }
+    });
+    writer.map(drop).map_err(listen)
 }
 
 /// What the report says of program and machine.

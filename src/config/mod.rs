@@ -9,4 +9,4 @@ mod train;
 pub use layers::Sources;
 pub(crate) use plan::TAIL;
 pub use plan::{DataFacts, Normalization, Plan, Target};
-pub use train::{CheckpointConfig, DataConfig, ModelConfig, OptimizerConfig, TrainConfig};
+pub use train::{CheckpointConfig, DataConfig, DistributedConfig, ModelConfig, OptimizerConfig, TrainConfig};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use burn_dist::{BucketConfig, DataParallelConfig};
 use burn_resnet::{Depth, Stem};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,9 @@ pub struct TrainConfig {
     /// When the state is saved.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
+    /// How gradients travel between ranks.
+    #[serde(default)]
+    pub distributed: DistributedConfig,
     /// The phases, in order. A `[[phase]]` table each.
     pub phase: Vec<Phase>,
 }
@@ -147,5 +151,30 @@ impl CheckpointConfig {
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self { every_epochs: 1, every_steps: 0, keep: 2 }
+    }
+}
+
+/// How gradients travel between ranks. One process has no use for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistributedConfig {
+    /// Bytes of gradients that the first bucket gathers before it leaves: small, so that the network starts early.
+    pub first_bucket_bytes: usize,
+    /// Bytes of every other bucket. Small networks overlap better with less.
+    pub bucket_bytes: usize,
+}
+
+impl Default for DistributedConfig {
+    fn default() -> Self {
+        let BucketConfig { first_bytes, cap_bytes } = BucketConfig::default();
+        Self { first_bucket_bytes: first_bytes, bucket_bytes: cap_bytes }
+    }
+}
+
+impl DistributedConfig {
+    /// As burn-dist takes it.
+    pub(crate) fn data_parallel(&self) -> DataParallelConfig {
+        let buckets = BucketConfig { first_bytes: self.first_bucket_bytes, cap_bytes: self.bucket_bytes };
+        DataParallelConfig { buckets, ..DataParallelConfig::default() }
     }
 }

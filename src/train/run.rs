@@ -9,7 +9,7 @@ use std::{
 };
 
 use burn::tensor::Device;
-use burn_dist::{Communicator, DataParallel, DataParallelConfig, Rank, WorldSize, agree};
+use burn_dist::{Communicator, DataParallel, Rank, WorldSize, agree};
 
 use super::{
     checkpoint::{self, Progress},
@@ -207,8 +207,12 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         }
     };
     let channels = Channels::from_count(plan.model.channels()).expect("a network has 1 or 3 channels");
-    let (ddp, model) =
-        DataParallel::staged(comm.clone(), model.clone(), &model.segments(), DataParallelConfig::default())?;
+    let (ddp, model) = DataParallel::staged(
+        comm.clone(),
+        model.clone(),
+        &model.segments(),
+        plan.config.distributed.data_parallel(),
+    )?;
     let progress = checkpoint::share(&comm, progress, &model, &mut optimizer)?;
     let run = Run { plan, data, comm, out, stop, channels, observer: Observer { recorder, shown } };
     let normalizer = Normalizer::new(&plan.normalization, device);

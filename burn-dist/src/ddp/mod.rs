@@ -26,7 +26,6 @@
 //!     }
 //!     ddp.average_buffers(model)
 //! }
-//! # let _ = train::<burn::nn::Linear>;
 //! ```
 //!
 //! Where ranks have different numbers of batches, see [`DataParallel::all_have_a_batch`] and

@@ -19,7 +19,7 @@ use crate::{
 
 const PREFIX: &str = "BURN_DIST_";
 /// Every variable of ours, without [`PREFIX`].
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
@@ -40,6 +40,7 @@ const KNOWN: [&str; 21] = [
     "TIMEOUT_S",
     "STARTUP_TIMEOUT_S",
     "FLIGHT_DIR",
+    "TRACE_DIR",
     "SHARED_MEMORY",
 ];
 
@@ -55,7 +56,7 @@ impl Config {
     /// | `IFNAME` | Interfaces to use; `NCCL_SOCKET_IFNAME` and `GLOO_SOCKET_IFNAME` are read too. |
     /// | `STREAMS`, `WIRE`, `CHECKSUM`, `SHARED_MEMORY` | Alike on all ranks: see [`Agreed`]. |
     /// | `TIMEOUT_S`, `STARTUP_TIMEOUT_S` | Seconds for an operation, for all ranks to come together. |
-    /// | `FLIGHT_DIR` | Where flight records go. |
+    /// | `FLIGHT_DIR`, `TRACE_DIR` | Where flight records and traces go. |
     ///
     /// # Errors
     /// A value that cannot be; a secret's file that others may read; a variable of ours that there is not, with the one
@@ -88,6 +89,7 @@ impl Config {
             tls: tls(&vars)?,
             interface: interface(&vars),
             flight_dir: vars.text("BURN_DIST_FLIGHT_DIR").map(PathBuf::from),
+            trace_dir: vars.text("BURN_DIST_TRACE_DIR").map(PathBuf::from),
         };
         config.agreed.check()?;
         Ok(config)

@@ -1,0 +1,150 @@
+//! A training step of several ranks, beside what it is made of: the same step without communication, and the same
+//! communication without a step. `ratio` is the step over the larger of the two: 1 is perfect overlap.
+//!
+//! `benches/peers/ddp_step.sh RATE` runs it on two ranks over a link of that rate, and PyTorch's DDP on the same. Without a
+//! launcher's variables it is a try with two tiny ranks inside this process.
+
+use std::{error::Error, time::Instant};
+
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn_dist::{
+    BucketConfig, Communicator, Config, DataParallel, DataParallelConfig, Note, ReduceOp, WorldSize,
+    measure::Timing,
+};
+use burn_resnet::{Depth, ResNet, ResNetConfig};
+use burn_sprint::{config::OptimizerConfig, train};
+use serde_json::json;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// What is timed.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    depth: Depth,
+    width: usize,
+    size: usize,
+    batch_size: usize,
+    repeats: usize,
+    buckets: BucketConfig,
+}
+
+fn main() -> Result<()> {
+    let builder = Communicator::builder().from_env()?;
+    if !builder.was_launched() {
+        let (repeats, buckets) = (1, BucketConfig::default());
+        let tiny = Case { depth: Depth::D18, width: 8, size: 32, batch_size: 2, repeats, buckets };
+        let two = WorldSize::new(2).ok_or("two is a world size")?;
+        let ranks = Communicator::local_mesh(two, &Config::default())?;
+        return std::thread::scope(|scope| {
+            let ranks: Vec<_> = ranks.into_iter().map(|comm| scope.spawn(move || time(comm, tiny))).collect();
+            ranks.into_iter().try_for_each(|rank| rank.join().map_err(|_| "a rank panicked")?)
+        });
+    }
+    // ResNet-18 on 16 images of 64 px: PyTorch's peer has the same. The number is the cap of a bucket in MiB.
+    let cap_mib = std::env::args().filter_map(|word| word.parse::<usize>().ok()).next_back().unwrap_or(25);
+    let buckets = BucketConfig { cap_bytes: cap_mib << 20, ..BucketConfig::default() };
+    let case = Case { depth: Depth::D18, width: 64, size: 64, batch_size: 16, repeats: 11, buckets };
+    time(builder.connect()?, case)
+}
+
+fn time(comm: Communicator, case: Case) -> Result<()> {
+    let Case { depth, width, size, batch_size, repeats, buckets } = case;
+    let device = Device::flex();
+    let model = || -> Result<ResNet> {
+        let config = ResNetConfig::new(depth, 1000)?.with_width(width)?;
+        Ok(config.init(0, &device.clone().autodiff()))
+    };
+    let optimizer = OptimizerConfig::default();
+    let images = Tensor::<4>::random([batch_size, 3, size, size], Distribution::Normal(0.0, 1.0), &device);
+    let targets: Vec<i64> = (0..batch_size as i64).collect();
+    let targets = Tensor::<1, Int>::from_data(TensorData::from(targets.as_slice()), &device);
+    let batch = || (images.clone(), targets.clone());
+    let settings = DataParallelConfig { buckets, ..DataParallelConfig::default() };
+    // A rate at which nothing moves far: what is timed is the work.
+    let (lr, smoothing, micro_batches) = (1e-4, 0.0, 1);
+
+    let (mut together, mut model_together) = {
+        let model = model()?;
+        let segments = model.segments();
+        DataParallel::staged(comm.clone(), model, &segments, settings)?
+    };
+    let (mut alone, mut model_alone) = DataParallel::new(Communicator::single(), model()?, settings)?;
+    let mut sgd_together = train::Sgd::new(&optimizer, &model_together);
+    let mut sgd_alone = train::Sgd::new(&optimizer, &model_alone);
+    let num_params = model_alone.config().num_params() as usize;
+
+    // In turns, so that drift meets all alike; all ranks begin together, and the slower one's time counts.
+    let slowest = |seconds: f64| -> burn_dist::Result<f64> {
+        let mut seconds = [seconds];
+        comm.all_reduce(&mut seconds, ReduceOp::Max)?;
+        Ok(seconds[0])
+    };
+    let (mut compute, mut communicate, mut step, mut wait) = (vec![], vec![], vec![], vec![]);
+    for turn in 0..repeats + 2 {
+        comm.barrier()?;
+        let started = Instant::now();
+        let result =
+            train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, smoothing, micro_batches)?;
+        result.loss.into_scalar::<f32>();
+        let of_compute = slowest(started.elapsed().as_secs_f64())?;
+
+        comm.barrier()?;
+        let started = Instant::now();
+        let mut left = num_params;
+        let mut pending = Vec::new();
+        let mut limit = buckets.first_bytes / 4;
+        while left > 0 {
+            let count = left.min(limit);
+            let note = Note { bucket: pending.len() as u32, not_finite: false };
+            pending.push(comm.start_all_reduce(vec![1f32; count], ReduceOp::Mean, note));
+            left -= count;
+            limit = buckets.cap_bytes / 4;
+        }
+        for bucket in pending {
+            bucket.wait()?;
+        }
+        let of_communicate = slowest(started.elapsed().as_secs_f64())?;
+
+        comm.barrier()?;
+        let started = Instant::now();
+        let result = train::step(
+            &mut model_together,
+            &mut sgd_together,
+            &mut together,
+            batch(),
+            lr,
+            smoothing,
+            micro_batches,
+        )?;
+        let comm_wait_s = result.comm_wait_s;
+        result.loss.into_scalar::<f32>();
+        let of_step = slowest(started.elapsed().as_secs_f64())?;
+        if turn >= 2 {
+            compute.push(of_compute);
+            communicate.push(of_communicate);
+            step.push(of_step);
+            wait.push(comm_wait_s);
+        }
+    }
+    together.verify_same(&model_together)?;
+    if comm.rank().is_main() {
+        let timing = |mut seconds: Vec<f64>| {
+            seconds.sort_by(f64::total_cmp);
+            Timing { seconds, cpu_s: 0.0 }
+        };
+        let figure = |timing: &Timing| json!({ "median": timing.median(), "range": timing.range() });
+        let (compute, communicate, step, wait) =
+            (timing(compute), timing(communicate), timing(step), timing(wait));
+        let ratio = step.median() / compute.median().max(communicate.median());
+        println!(
+            "{}",
+            json!({
+                "ranks": comm.rank().world_size().count(), "gradient_bytes": 4 * num_params,
+                "bucket_bytes": buckets.cap_bytes, "compute_s": figure(&compute),
+                "communicate_s": figure(&communicate), "step_s": figure(&step), "comm_wait_s": figure(&wait),
+                "ratio": ratio,
+            })
+        );
+    }
+    Ok(())
+}
