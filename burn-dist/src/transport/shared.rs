@@ -16,7 +16,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, fallocate};
 
 /// Slots of one direction.
-pub(crate) const NUM_SLOTS: usize = 8;
+pub(crate) const NUM_SLOTS: usize = 4;
 /// Where files that are memory live.
 const FOLDER: &str = "/dev/shm";
 
