@@ -10,7 +10,7 @@
 //! | 3 | A rank is late, a link is slow | `desync`: `one_that_is_late_..`, `one_that_does_not_come_..`; `namespaces`: `a_slow_link_..` | stall reports; at the deadline those who did not call are blamed; a wait is no silence |
 //! | 4 | Bytes are damaged, forged, out of order | `network_faults` | sums of payloads and headers; place and length of each frame |
 //! | 5 | Strangers | `network_faults`: `strangers_..`; `rendezvous::tests::hostile` | proofs; data ports are closed once the job has formed |
-//! | 6 | Ranks disagree, or one runs out of data | `desync` | fingerprints; settings compared; who left is missed; who has not called yet is waited for |
+//! | 6 | Ranks disagree, or one runs out of data | `desync`; `control::judge::tests` | fingerprints; settings compared; who left is missed; who has not called yet is waited for |
 //! | 7 | Processes of another start of the job | `desync`: `processes_of_another_start_..`; `network_faults`: `frames_of_an_earlier_generation_..`; `soak` | generation compared at the door and in every frame |
 //! | 8 | Bad numbers, useless addresses | `communicator`: `numbers_that_are_not_finite_..`; `namespaces`: `an_address_..` | the flag in the frame; no address of this machine only |
 

@@ -17,10 +17,8 @@ use crate::{
     config::Timeouts,
     error::{Fault, FaultKind, OpName},
     flight::FlightRecorder,
-    limits::MAX_CONTROL_BYTES,
     rank::Rank,
     rendezvous::Roster,
-    transport::Pipe,
 };
 
 struct Agent {
@@ -46,7 +44,7 @@ struct Agent {
 
 /// Serves the rank until it leaves or the job is over.
 pub(super) fn run(
-    link: Box<dyn Pipe>,
+    link: Link,
     rank: Rank,
     roster: Arc<Roster>,
     timeouts: Timeouts,
@@ -55,7 +53,7 @@ pub(super) fn run(
 ) {
     let mut agent = Agent {
         rank: rank.index() as u32,
-        link: Some(Link::new(link, MAX_CONTROL_BYTES)),
+        link: Some(link),
         roster,
         timeouts,
         flight,

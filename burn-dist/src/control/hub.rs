@@ -11,14 +11,13 @@ use super::{
     judge::{Decision, Event, Judge},
     link::{Broken, Link, wait},
     mailbox::Mailbox,
-    message::{MAX_REPORT_BYTES, Message},
+    message::Message,
 };
 use crate::{
     config::Timeouts,
     error::{Fault, FaultKind},
     flight::FlightRecorder,
     rendezvous::Roster,
-    transport::Pipe,
 };
 
 /// Between two looks at what did not happen.
@@ -54,19 +53,13 @@ struct Hub {
 
 /// Serves the job until all was said.
 pub(super) fn run(
-    links: Vec<(u32, Box<dyn Pipe>)>,
+    links: Vec<(u32, Link)>,
     roster: Arc<Roster>,
     timeouts: Timeouts,
     flight: Arc<FlightRecorder>,
     mailbox: Arc<Mailbox>,
 ) {
-    let spoke = |(rank, pipe)| Spoke {
-        rank,
-        link: Link::new(pipe, MAX_REPORT_BYTES),
-        open: true,
-        heard: false,
-        allowance: MAX_MESSAGES_PER_S,
-    };
+    let spoke = |(rank, link)| Spoke { rank, link, open: true, heard: false, allowance: MAX_MESSAGES_PER_S };
     let start = Instant::now();
     let judge = Judge::new(roster, timeouts, Duration::ZERO);
     let spokes = links.into_iter().map(spoke).collect();

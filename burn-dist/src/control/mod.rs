@@ -27,6 +27,7 @@ use crate::{
     config::Timeouts,
     error::{DistError, Fault, OpName, Result, Who},
     flight::FlightRecorder,
+    limits::MAX_CONTROL_BYTES,
     rank::Rank,
     rendezvous::{ControlLinks, Roster},
 };
@@ -107,6 +108,12 @@ pub(crate) fn verdict_in(body: &[u8]) -> Option<Fault> {
     }
 }
 
+/// [`ControlLinks`] on which something was said.
+enum Links {
+    Hub(Vec<(u32, link::Link)>),
+    Spoke(link::Link),
+}
+
 impl Control {
     /// Starts this rank's control thread. `on_fault` is called once, as soon as the verdict is there for
     /// [`fault`](Self::fault), from that thread (or from [`suspect`](Self::suspect), should that thread be gone): it
@@ -128,11 +135,26 @@ impl Control {
         let mailbox =
             Arc::new(Mailbox::new(on_fault, on_stall).map_err(DistError::io("make a pair of sockets"))?);
         let (desk, book, names) = (mailbox.clone(), flight.clone(), roster.clone());
+        // Before this returns the others hear that this rank is there: from now on its silence counts.
+        let hello = message::Message::Heartbeat(flight.standing()).frame();
+        let greet = |pipe, max_bytes| {
+            let mut link = link::Link::new(pipe, max_bytes);
+            link.push(&hello);
+            link.send();
+            link
+        };
+        let links = match links {
+            ControlLinks::Hub(pipes) => {
+                let greet = |(rank, pipe)| (rank, greet(pipe, message::MAX_REPORT_BYTES));
+                Links::Hub(pipes.into_iter().map(greet).collect())
+            }
+            ControlLinks::Spoke(pipe) => Links::Spoke(greet(pipe, MAX_CONTROL_BYTES)),
+        };
         let thread = thread::Builder::new().name("burn-dist control".into()).spawn(move || {
             let _ends = desk.clone().ends_with_this();
             match links {
-                ControlLinks::Hub(links) => hub::run(links, names, timeouts, book, desk),
-                ControlLinks::Spoke(link) => agent::run(link, rank, names, timeouts, book, desk),
+                Links::Hub(links) => hub::run(links, names, timeouts, book, desk),
+                Links::Spoke(link) => agent::run(link, rank, names, timeouts, book, desk),
             }
         });
         let thread = Mutex::new(Some(thread.map_err(DistError::io("start the control thread"))?));

@@ -32,6 +32,11 @@ pub(crate) fn run() {
     set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
     let comm = match connect() {
         Ok(comm) => comm,
+        // Others connected earlier, and one of them is gone already.
+        Err(DistError::Fault(fault)) => {
+            say(&format!("fault {}", serde_json::to_string(&*fault).unwrap()));
+            return say("poisoned");
+        }
         Err(error) => return say(&format!("error {error}")),
     };
     say("formed");
