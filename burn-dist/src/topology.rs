@@ -14,21 +14,14 @@ pub(crate) struct Topology {
     pub(crate) ring: Ring,
     pub(crate) levels: Levels,
     hosts: Vec<u64>,
-    /// Ranks of the machine that has most: the same on all ranks.
-    num_local_max: usize,
 }
-
-/// Most ranks of a machine that are all connected to each other.
-const MAX_DIRECT: usize = 32;
 
 impl Topology {
     pub(crate) fn new(rank: u32, roster: &Roster) -> Self {
         let hosts: Vec<u64> = roster.members.iter().map(|member| member.host_id).collect();
         let world_size = hosts.len() as u32;
         let (ring, levels) = (Ring::whole(rank, world_size), Levels::new(rank, &hosts));
-        let on_host = |host: &u64| hosts.iter().filter(|other| *other == host).count();
-        let num_local_max = hosts.iter().map(on_host).max().unwrap_or(1);
-        Self { rank, world_size, ring, levels, hosts, num_local_max }
+        Self { rank, world_size, ring, levels, hosts }
     }
 
     /// How many lanes there are: several where bytes cross a network, one where they stay in memory.
@@ -38,10 +31,9 @@ impl Topology {
 
     /// Every connection that this rank needs, in order.
     pub(crate) fn links(&self, agreed: &Agreed) -> Vec<LinkId> {
-        let rings = [Some(&self.ring), self.levels.across.as_ref()];
-        let neighbours = rings.into_iter().flatten().flat_map(|ring| [ring.previous(), ring.next()]);
-        let local = if self.is_direct() { &self.levels.local.members[..] } else { &[] };
-        let neighbours: Vec<u32> = neighbours.chain(local.iter().copied()).collect();
+        let rings = [Some(&self.ring), Some(&self.levels.local), self.levels.across.as_ref()];
+        let neighbours: Vec<u32> =
+            rings.into_iter().flatten().flat_map(|ring| [ring.previous(), ring.next()]).collect();
         let mut links = Vec::new();
         for stream in 0..self.num_lanes(agreed) as u16 {
             links.extend(neighbours.iter().map(|&peer| LinkId { peer, stream }));
@@ -71,23 +63,15 @@ impl Topology {
         self.hosts[peer as usize] == self.hosts[self.rank as usize]
     }
 
-    /// Whether all ranks of every machine are connected to each other.
-    fn is_direct(&self) -> bool {
-        self.num_local_max <= MAX_DIRECT
-    }
-
-    /// Whether exchanging inside machines first is worth it: there are several ranks on each, with memory to share.
-    fn has_levels(&self, agreed: &Agreed) -> bool {
-        self.is_direct() && agreed.shared_memory && self.levels.num_shards > 1
-    }
-
     /// Which way an all-reduce of so many bytes goes.
     pub(crate) fn algorithm(&self, agreed: &Agreed, bytes: usize) -> Algorithm {
         match agreed.algorithm {
             Algorithm::Auto if bytes <= agreed.small_bytes => Algorithm::Doubling,
-            Algorithm::Auto if self.has_levels(agreed) => Algorithm::Hierarchical,
-            Algorithm::Auto => Algorithm::Ring,
-            Algorithm::Hierarchical if !self.is_direct() => Algorithm::Ring,
+            // One machine, or one rank on some: one level.
+            Algorithm::Auto if self.levels.num_machines == 1 || self.levels.num_shards == 1 => {
+                Algorithm::Ring
+            }
+            Algorithm::Auto => Algorithm::Hierarchical,
             chosen => chosen,
         }
     }

@@ -1,5 +1,5 @@
-//! Two levels: direct exchange inside each machine, and between the machines one ring for each shard, all at once. What
-//! crosses a machine's network is what one rank would send, shared out among its ranks.
+//! Two levels: rings inside each machine, and between the machines one ring for each shard, all at once. What crosses
+//! a machine's network is what one rank would send, shared out among its ranks.
 //!
 //! Jia et al. 2018 ([1807.11205](https://arxiv.org/abs/1807.11205), section 4.2) reduce to one rank a machine; here
 //! every rank keeps a shard, so that a machine has as many connections to the next one as it has ranks.
@@ -7,14 +7,13 @@
 //! Machines may have different numbers of ranks: there are as many shards as the smallest has, and the ranks beyond
 //! that take part inside their machine only.
 //!
-//! Cost, for h machines of m ranks: two local steps with 2 (m - 1) / m S bytes a rank, and 2 (h - 1) steps with
-//! 2 (h - 1) / (h m) S bytes a rank between machines. One machine is the case without the latter.
+//! Cost, for h machines of m ranks: 2 (m - 1) local steps with 2 (m - 1) / m S bytes a rank, and 2 (h - 1) steps with
+//! 2 (h - 1) / (h m) S bytes a rank between machines.
 
 use std::ops::Range;
 
 use super::{
     chunk::{chunk, segments},
-    direct,
     ring::{self, Ring},
     schedule::Schedule,
 };
@@ -58,13 +57,13 @@ pub(crate) fn all_reduce(schedule: &mut Schedule, levels: &Levels, whole: Range<
     for block in segments(whole, ring::block_length(schedule, num_chunks)) {
         let shard = |index: usize| chunk(&block, levels.num_shards, index);
         // Final already if no other machine adds to it.
-        direct::reduce_scatter(schedule, &levels.local, shard, levels.num_machines == 1);
+        ring::reduce_scatter(schedule, &levels.local, shard, levels.num_machines == 1);
         if let Some(across) = &levels.across {
             let mine = shard(levels.local.me);
             let part = |index: usize| chunk(&mine, across.len(), index);
             ring::reduce_scatter(schedule, across, part, true);
             ring::all_gather(schedule, across, part);
         }
-        direct::all_gather(schedule, &levels.local, shard);
+        ring::all_gather(schedule, &levels.local, shard);
     }
 }

@@ -4,12 +4,11 @@
 //! | file | job |
 //! |---|---|
 //! | `schedule` | a rank's sends and receives of one operation, and which waits for which |
-//! | `ring`, `direct`, `doubling`, `hierarchical` | algorithms: they write schedules |
+//! | `ring`, `doubling`, `hierarchical` | algorithms: they write schedules |
 //! | `chunk` | who owns which part of a buffer |
 //! | `machine` | carries a schedule out over links, a step at a time, without ever blocking |
 
 pub(crate) mod chunk;
-pub(crate) mod direct;
 pub(crate) mod doubling;
 pub(crate) mod hierarchical;
 pub(crate) mod machine;
