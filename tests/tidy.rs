@@ -75,7 +75,15 @@ fn nothing_in(complaints: Vec<String>) {
 #[test]
 fn every_source_says_what_it_is() {
     let opens = |path: &PathBuf| read(path).starts_with("//! ");
-    let all = ["benches", "burn-kernels/benches", "burn-resnet/benches", "examples", "tests"];
+    let all = [
+        "benches",
+        "burn-dist/examples",
+        "burn-dist/tests",
+        "burn-kernels/benches",
+        "burn-resnet/benches",
+        "examples",
+        "tests",
+    ];
     let others = all.iter().flat_map(|folder| files(folder, ".rs"));
     let silent = sources().into_iter().chain(others).filter(|path| !opens(path));
     nothing_in(silent.map(|path| format!("{}: must open with //! and what it is", path.display())).collect());

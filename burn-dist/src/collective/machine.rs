@@ -3,7 +3,7 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
-use super::schedule::{Action, Receive, Schedule};
+use super::schedule::{Action, Receive, Schedule, Send};
 use crate::{
     config::Wire,
     transport::link::{Link, Trouble},
@@ -24,6 +24,21 @@ pub(crate) struct Terms {
     pub(crate) wire: Wire,
     pub(crate) world_size: usize,
     pub(crate) checksum: bool,
+}
+
+impl Terms {
+    /// The header of a segment.
+    fn header(&self, crc: Option<u32>, send: &Send, bytes: usize, not_finite: bool) -> Header {
+        Header {
+            flags: crc.map_or(0, |_| CHECKED) | if not_finite { NOT_FINITE } else { 0 },
+            generation: self.generation,
+            payload_crc: crc.unwrap_or(0),
+            seq: self.seq,
+            fingerprint: self.fingerprint,
+            offset: send.range.start as u64,
+            bytes: bytes as u32,
+        }
+    }
 }
 
 /// How far it went.
@@ -189,15 +204,8 @@ impl Machine {
                     let same = native && come.action == Action::Store && come.range == send.range;
                     self.received[receive as usize].filter(|&crc| same && crc != 0)
                 });
-                let header = Header {
-                    flags: if checked { CHECKED } else { 0 } | if self.not_finite { NOT_FINITE } else { 0 },
-                    generation: self.terms.generation,
-                    payload_crc: if checked { known.unwrap_or_else(|| crc32c(payload)) } else { 0 },
-                    seq: self.terms.seq,
-                    fingerprint: self.terms.fingerprint,
-                    offset: send.range.start as u64,
-                    bytes: bytes as u32,
-                };
+                let crc = if checked { known.unwrap_or_else(|| crc32c(payload)) } else { 0 };
+                let header = self.terms.header(checked.then_some(crc), send, bytes, self.not_finite);
                 if link.is_shared() && !link.has_free_slot() && queue.receives.len() == 0 {
                     // With nothing to receive nobody else would see that the peer is gone.
                     link.header()?;
@@ -236,6 +244,13 @@ impl Machine {
 
         let free = come.after_receive.is_none_or(|receive| self.received[receive as usize].is_some())
             && come.after_send.is_none_or(|send| self.sent[send as usize]);
+        let relays = free && come.action == Action::Relay && header.flags & SHARED != 0;
+        if relays && self.relay(index, links, buffer, &header)? {
+            return Ok(true);
+        }
+        let queue = &mut self.queues[index];
+        let link = &mut links[queue.link];
+        let come = &self.schedule.receives[id as usize];
         let numbers = &mut buffer[come.range.clone()];
         let native = T::wire_bytes(wire) == size_of::<T>();
         let bytes = header.bytes as usize;
@@ -248,8 +263,8 @@ impl Machine {
             let came = link.shared_payload(&header)?;
             match (come.action, bytemuck::try_cast_slice(came)) {
                 (Action::Store, _) => cast_slice_mut(numbers).copy_from_slice(came),
-                (Action::Reduce { .. }, Ok(came)) => T::combine(self.terms.op, numbers, came),
-                (Action::Reduce { .. }, Err(why)) => return Err(link.corrupt(why)),
+                (Action::Reduce { .. } | Action::Relay, Ok(came)) => T::combine(self.terms.op, numbers, came),
+                (_, Err(why)) => return Err(link.corrupt(why)),
             }
         } else if come.action == Action::Store && native {
             queue.held = !free;
@@ -267,10 +282,10 @@ impl Machine {
                 verify(link, &header, arrived)?;
                 match come.action {
                     Action::Store => T::decode(wire, arrived, numbers),
-                    Action::Reduce { .. } if native => {
+                    Action::Reduce { .. } | Action::Relay if native => {
                         T::combine(self.terms.op, numbers, cast_slice(arrived));
                     }
-                    Action::Reduce { .. } => {
+                    Action::Reduce { .. } | Action::Relay => {
                         let decoded = cast_slice_mut(room(&mut scratch.decoded, size_of_val(numbers)));
                         T::decode(wire, arrived, decoded);
                         T::combine(self.terms.op, numbers, decoded);
@@ -292,6 +307,43 @@ impl Machine {
         self.received[id as usize] = Some(crc);
         link.finish()?;
         queue.receives.next();
+        Ok(true)
+    }
+
+    /// Combines a segment that came through memory into the slot in which it goes on, if that is possible now: what
+    /// this rank has is read and not written, and nothing is copied.
+    fn relay<T: Element>(
+        &mut self,
+        index: usize,
+        links: &mut [Link],
+        buffer: &[T],
+        header: &Header,
+    ) -> Result<bool, Trouble> {
+        let Some(&id) = self.queues[index].receives.as_slice().first() else { return Ok(false) };
+        let range = &self.schedule.receives[id as usize].range;
+        let takes = |queue: &Queue| {
+            let next = queue.sends.as_slice().first().map(|&send| &self.schedule.sends[send as usize]);
+            next.is_some_and(|send| send.after == Some(id) && send.range == *range)
+        };
+        let Some(onward) = self.queues.iter().position(takes) else { return Ok(false) };
+        let (from, to) = (self.queues[index].link, self.queues[onward].link);
+        let Ok([from, to]) = links.get_disjoint_mut([from, to]) else { return Ok(false) };
+        let Ok(came) = bytemuck::try_cast_slice(from.shared_payload(header)?) else { return Ok(false) };
+        let own = &buffer[range.clone()];
+        self.not_finite |= header.flags & NOT_FINITE != 0;
+        let sent = self.queues[onward].sends.as_slice()[0];
+        let send = &self.schedule.sends[sent as usize];
+        let header = self.terms.header(None, send, size_of_val(own), self.not_finite);
+        let op = self.terms.op;
+        if !to.put(header, |slot| T::combined(op, cast_slice_mut(slot), own, came))? {
+            return Ok(false);
+        }
+        self.sent[sent as usize] = true;
+        self.received[id as usize] = Some(0);
+        from.finish()?;
+        self.queues[onward].wants_slot = false;
+        self.queues[onward].sends.next();
+        self.queues[index].receives.next();
         Ok(true)
     }
 }

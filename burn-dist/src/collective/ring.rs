@@ -76,7 +76,7 @@ pub(crate) fn reduce_scatter(
     let steps = ring.len() - 1;
     for step in 0..steps {
         // The terms of a chunk's sum are always added in the order of the ring.
-        let action = Action::Reduce { last: last && step + 1 == steps };
+        let action = if step + 1 < steps { Action::Relay } else { Action::Reduce { last } };
         exchange(schedule, ring, chunk(ring.behind(step + 1)), chunk(ring.behind(step + 2)), action);
     }
 }

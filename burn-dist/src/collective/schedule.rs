@@ -15,6 +15,8 @@ pub(crate) enum Action {
     /// It is combined with what is there; `last`: the result is final here, so it is divided if a mean was asked for,
     /// and rounded to what others will receive.
     Reduce { last: bool },
+    /// It is combined with what is there and sent on; nobody needs it here, so what is there may stay as it was.
+    Relay,
 }
 
 /// Elements that go to a peer.

@@ -92,20 +92,25 @@ impl Link {
     }
 
     /// Starts a frame; `false` if it cannot be now. Through shared memory it is through at once, if a slot is free.
-    pub(crate) fn begin(&mut self, mut header: Header, payload: &[u8]) -> Result<bool, Trouble> {
-        if let Some(shared) = &mut self.shared {
-            if !shared.has_free_slot() {
-                return Ok(false);
-            }
-            header.flags |= SHARED;
-            self.out.bell_due |= shared.put(&header.encode(), payload);
-            self.ring()?;
-            return Ok(true);
+    pub(crate) fn begin(&mut self, header: Header, payload: &[u8]) -> Result<bool, Trouble> {
+        if self.is_shared() {
+            return self.put(header, |slot| slot.copy_from_slice(payload));
         }
         self.out.head = header.encode();
         self.out.head_left = HEADER_BYTES;
         self.out.in_frame = true;
         self.out.payload_sent = 0;
+        Ok(true)
+    }
+
+    /// Sends a frame through shared memory whose payload `fill` makes in its place; `false` if no slot is free.
+    pub(crate) fn put(&mut self, mut header: Header, fill: impl FnOnce(&mut [u8])) -> Result<bool, Trouble> {
+        let Some(shared) = self.shared.as_mut().filter(|shared| shared.has_free_slot()) else {
+            return Ok(false);
+        };
+        header.flags |= SHARED;
+        self.out.bell_due |= shared.put(&header.encode(), header.bytes as usize, fill);
+        self.ring()?;
         Ok(true)
     }
 

@@ -97,18 +97,21 @@ impl Region {
         }
     }
 
-    fn write(&mut self, slot: usize, header: &[u8; HEADER_BYTES], payload: &[u8]) {
-        assert!(slot < NUM_SLOTS && payload.len() <= self.slot_bytes, "a payload fits its slot");
+    /// The place of a slot's header and that of its payload, `bytes` long.
+    fn slot(&mut self, slot: usize, bytes: usize) -> (&mut [u8], &mut [u8]) {
+        assert!(slot < NUM_SLOTS && bytes <= self.slot_bytes, "a payload fits its slot");
         // SAFETY: the mapping has PAYLOADS_AT + NUM_SLOTS * slot_bytes bytes with NUM_SLOTS headers before PAYLOADS_AT, and
-        // the assertion keeps both copies inside of one slot's. The sources are borrowed and outside the mapping. The
-        // peer does not touch a slot before it was counted as written.
+        // the assertion keeps both places inside of one slot's, which do not overlap. They are borrowed from `self` alone.
+        // The peer does not touch a slot before it was counted as written.
         #[expect(unsafe_code, reason = "memory that two processes share has no safe access")]
         unsafe {
             let start = self.map.as_mut_ptr();
-            let to = start.add(PAYLOADS_AT + slot * self.slot_bytes);
-            std::ptr::copy_nonoverlapping(payload.as_ptr(), to, payload.len());
-            let to = start.add(HEADERS_AT + slot * HEADER_BYTES);
-            std::ptr::copy_nonoverlapping(header.as_ptr(), to, HEADER_BYTES);
+            let header = start.add(HEADERS_AT + slot * HEADER_BYTES);
+            let payload = start.add(PAYLOADS_AT + slot * self.slot_bytes);
+            (
+                std::slice::from_raw_parts_mut(header, HEADER_BYTES),
+                std::slice::from_raw_parts_mut(payload, bytes),
+            )
         }
     }
 
@@ -178,10 +181,17 @@ impl Shared {
         self.written.wrapping_sub(self.out.word(Word::Read).load(SeqCst)) < NUM_SLOTS as u32
     }
 
-    /// Writes a frame into a free slot; whether the peer sleeps and must be woken.
-    pub(crate) fn put(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8]) -> bool {
+    /// Writes a frame into a free slot, with the payload that `fill` makes; whether the peer sleeps and must be woken.
+    pub(crate) fn put(
+        &mut self,
+        header: &[u8; HEADER_BYTES],
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> bool {
         debug_assert!(self.has_free_slot());
-        self.out.write(self.written as usize % NUM_SLOTS, header, payload);
+        let (head, payload) = self.out.slot(self.written as usize % NUM_SLOTS, bytes);
+        fill(payload);
+        head.copy_from_slice(header);
         self.written = self.written.wrapping_add(1);
         self.out.word(Word::Written).store(self.written, SeqCst);
         self.out.word(Word::ReceiverSleeps).swap(0, SeqCst) != 0

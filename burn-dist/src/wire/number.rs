@@ -48,6 +48,10 @@ pub trait Element: Pod + Send + Sync + sealed::Sealed {
     #[doc(hidden)]
     fn combine(op: ReduceOp, into: &mut [Self], from: &[Self]);
 
+    /// `out[i] = op(a[i], b[i])`.
+    #[doc(hidden)]
+    fn combined(op: ReduceOp, out: &mut [Self], a: &[Self], b: &[Self]);
+
     /// Makes final values the same bits on two ranks that computed them from the same numbers: which of two NaNs or of
     /// two zeros survives an operation is not defined.
     #[doc(hidden)]
@@ -82,6 +86,12 @@ fn zip<T: Copy>(into: &mut [T], from: &[T], op: impl Fn(T, T) -> T) {
     }
 }
 
+fn zip_out<T: Copy>(out: &mut [T], a: &[T], b: &[T], op: impl Fn(T, T) -> T) {
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        *out = op(*a, *b);
+    }
+}
+
 macro_rules! common {
     ($type:ty, $add:expr) => {
         const NAME: &'static str = stringify!($type);
@@ -91,6 +101,14 @@ macro_rules! common {
                 ReduceOp::Sum | ReduceOp::Mean => zip(into, from, $add),
                 ReduceOp::Max => zip(into, from, |a, b| a.max(b)),
                 ReduceOp::Min => zip(into, from, |a, b| a.min(b)),
+            }
+        }
+
+        fn combined(op: ReduceOp, out: &mut [Self], a: &[Self], b: &[Self]) {
+            match op {
+                ReduceOp::Sum | ReduceOp::Mean => zip_out(out, a, b, $add),
+                ReduceOp::Max => zip_out(out, a, b, |a, b| a.max(b)),
+                ReduceOp::Min => zip_out(out, a, b, |a, b| a.min(b)),
             }
         }
 
