@@ -126,6 +126,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
             wait.push(comm_wait_s);
         }
     }
+    let model_together = together.average_buffers(model_together)?;
     together.verify_same(&model_together)?;
     if comm.rank().is_main() {
         let timing = |mut seconds: Vec<f64>| {

@@ -182,6 +182,8 @@ impl Driver<'_> {
         let started = Instant::now();
         let mut waited = Duration::ZERO;
         let mut idle_since: Option<Instant> = None;
+        // Over a slow link every wait is long: looking again would only take processor time from the backward pass.
+        let mut peers_are_quick = true;
         let links = &mut lane.links;
         let mut machine = Machine::new(self.terms, schedule, links, not_finite);
         loop {
@@ -192,6 +194,7 @@ impl Driver<'_> {
             let now = Instant::now();
             if let Some(since) = idle_since.filter(|_| moved || status == Status::Done) {
                 waited += now - since;
+                peers_are_quick = now - since < 4 * SPIN;
                 idle_since = None;
             }
             if status == Status::Done {
@@ -201,7 +204,7 @@ impl Driver<'_> {
                 return Err(DistError::Fault(fault));
             }
             let since = *idle_since.get_or_insert(now);
-            if now - since < SPIN {
+            if peers_are_quick && now - since < SPIN {
                 std::thread::yield_now();
                 continue;
             }
