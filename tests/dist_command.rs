@@ -151,10 +151,8 @@ fn a_launch_that_loses_a_rank_goes_on_from_the_checkpoint() {
     let whole = sprint(words("whole", &[]));
     assert_eq!(whole.status, 0, "{}", whole.stderr);
 
-    let child =
-        command(words("killed", &["--max-restarts", "1"])).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = child;
-    let child = child.spawn().unwrap();
+    // Pipes for its output are what `command` gives.
+    let child = command(words("killed", &["--max-restarts", "1"])).spawn().unwrap();
     let checkpoint = temp.path().join("killed/checkpoints/latest");
     wait_until("no checkpoint comes", || checkpoint.exists());
     // Rank 1, whichever of the launcher's children says so.

@@ -6,7 +6,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use super::schedule::{Action, Receive, Schedule, Send};
 use crate::{
     config::Wire,
-    transport::link::{Link, Trouble},
+    transport::link::{Link, Trouble, room},
     wire::{
         checksum::crc32c,
         header::{CHECKED, Header, NOT_FINITE, SHARED},
@@ -391,13 +391,4 @@ fn verify(link: &Link, header: &Header, payload: &[u8]) -> Result<u32, Trouble> 
         "{} bytes at element {} have CRC-32C {got:08x}, the sender computed {:08x}",
         header.bytes, header.offset, header.payload_crc
     )))
-}
-
-/// The first `bytes` of a buffer that is aligned for every number.
-fn room(buffer: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
-    let words = bytes.div_ceil(8);
-    if buffer.len() < words {
-        buffer.resize(words, 0);
-    }
-    &mut cast_slice_mut(buffer)[..bytes]
 }

@@ -38,6 +38,15 @@ pub(crate) struct Scratch {
     pub(crate) decoded: Vec<u64>,
 }
 
+/// The first `bytes` of a buffer that is aligned for every number.
+pub(crate) fn room(buffer: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
+    let words = bytes.div_ceil(8);
+    if buffer.len() < words {
+        buffer.resize(words, 0);
+    }
+    &mut bytemuck::cast_slice_mut(buffer)[..bytes]
+}
+
 /// The frame that is on its way out.
 struct Out {
     /// A header, or a bell.
