@@ -1,5 +1,5 @@
 //! The flight recorder: the last operations of this rank, and where the present one stands. Others ask it what this
-//! rank was doing; it is written to a file when the job ends by a fault. Not a trace: see [`crate::trace`].
+//! rank was doing; it is written to a file when the job ends by a fault. Not a trace, which has times but no memory of faults.
 
 use std::{
     collections::VecDeque,

@@ -39,7 +39,7 @@ impl<T> Pending<T> {
     /// Waits for the result.
     ///
     /// # Errors
-    /// The [`Fault`] that ended the job.
+    /// The [`Fault`](crate::Fault) that ended the job.
     pub fn wait(self) -> Result<Reduced<T>> {
         // The thread that answers holds the sender until it has: without an answer it panicked.
         self.0
