@@ -187,6 +187,8 @@ impl Driver<'_> {
         let links = &mut lane.links;
         let mut machine = Machine::new(self.terms, schedule, links, not_finite);
         loop {
+            // Looked up first: what a peer sent before it went is still taken.
+            let fault = self.control.fault();
             let (moved, status) = match machine.advance(links, buffer) {
                 Ok(progress) => progress,
                 Err(trouble) => return Err(self.verdict(suspicion(trouble, &self.terms))),
@@ -200,7 +202,7 @@ impl Driver<'_> {
             if status == Status::Done {
                 break;
             }
-            if let Some(fault) = self.control.fault() {
+            if let Some(fault) = fault {
                 return Err(DistError::Fault(fault));
             }
             let since = *idle_since.get_or_insert(now);
