@@ -30,6 +30,8 @@ pub fn same_lines(comm: &Communicator, what: &str, text: &str) -> Result<()> {
         String::new()
     };
     let said = say(comm, &difference)?;
+    // Nobody goes before all have heard it.
+    comm.barrier()?;
     Err(DistError::Disagreement(format!("{what} differ: {said}; every rank must be given the same")))
 }
 
