@@ -1,6 +1,6 @@
 //! The configuration file, key by key. Serde's view: well-formed, not yet checked.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use burn_dist::{BucketConfig, DataParallelConfig, WorldSize};
 use burn_resnet::{Depth, Stem};
@@ -73,6 +73,16 @@ pub enum Precision {
     F16,
     /// The upper half of 32 bits.
     Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
 }
 
 /// What the loss is multiplied by, so that gradients are not lost below half precision's range.
