@@ -4,7 +4,7 @@
 //! several phases says which epochs it spans. The formulas are PyTorch's (`lr_scheduler.py`: `CosineAnnealingLR`,
 //! `PolynomialLR`, `StepLR`), with steps in the place of its epochs.
 
-use std::{fmt, ops::RangeInclusive};
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -130,12 +130,12 @@ impl Ramp {
         }
     }
 
-    /// What is wrong with it, if it is to be that of the epochs from `first` to `end`, exclusive, and within `range`.
-    pub(super) fn check(self, (first, end): (u32, u32), range: RangeInclusive<f64>) -> Result<(), String> {
+    /// What is wrong with it, if it is to be that of the epochs from `first` to `end`, exclusive, below `limit`.
+    pub(super) fn check(self, (first, end): (u32, u32), limit: f64) -> Result<(), String> {
         let (from, to) = self.bounds();
-        if !range.contains(&from) || !range.contains(&to) {
-            let (least, most) = range.into_inner();
-            return Err(format!("goes from {from} to {to}: expected numbers from {least} to {most}"));
+        if ![from, to].iter().all(|value| (0.0..limit).contains(value)) {
+            let most = if limit.is_finite() { format!("below {limit}") } else { "finite".into() };
+            return Err(format!("goes from {from} to {to}: expected numbers of 0 or more, {most}"));
         }
         match self {
             Self::Rule(RampRule::Poly { power, .. }) if !(power > 0.0 && power.is_finite()) => {
