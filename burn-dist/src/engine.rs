@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::{
     collective::{
@@ -22,7 +22,10 @@ use crate::{
     error::{DistError, OpName, Result},
     flight::FlightRecorder,
     trace::{Span, Trace},
-    transport::link::{Link, Trouble},
+    transport::{
+        link::{Link, Trouble},
+        poll,
+    },
     wire::number::{Element, ReduceOp},
 };
 
@@ -240,14 +243,7 @@ fn wait(machine: &Machine, links: &[Link], patience: Duration) -> io::Result<()>
         // With neither it still tells that the connection ended.
         fds.extend(pipe.fd().map(|fd| PollFd::from_borrowed_fd(fd, read | write)));
     }
-    match poll(&mut fds, Some(&timespec(patience))) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-pub(crate) fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+    poll::wait(&mut fds, patience)
 }
 
 fn suspicion(trouble: Trouble, terms: &Terms) -> Suspicion {

@@ -44,7 +44,6 @@ mod proof;
 mod reception;
 mod security;
 mod stranger;
-mod talk;
 #[cfg(test)]
 mod tests;
 
