@@ -5,6 +5,8 @@ use crate::{
     error::{DistError, Result},
 };
 
+pub(crate) use crate::wire::checksum::hash;
+
 /// A list of tensors that one rank shows the others once they know that they differ.
 const MAX_LIST_BYTES: usize = 4 << 20;
 /// What one rank says of itself in an error.
@@ -111,13 +113,6 @@ fn first_difference(mine: &str, expected: &str, reference: usize) -> String {
 /// The longest beginning of at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
-}
-
-/// CRC-64/NVME of the parts, one after the other: against accidents, not against attackers.
-pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
-    parts.into_iter().for_each(|part| digest.update(part));
-    digest.finalize()
 }
 
 #[cfg(test)]

@@ -26,7 +26,10 @@ use crate::{
         link::{Link, Trouble},
         poll,
     },
-    wire::number::{Element, ReduceOp},
+    wire::{
+        checksum::hash,
+        number::{Element, ReduceOp},
+    },
 };
 
 /// A stripe shorter than this is not worth a thread.
@@ -257,9 +260,8 @@ fn suspicion(trouble: Trouble, terms: &Terms) -> Suspicion {
     }
 }
 
-/// The same on two ranks exactly if they mean the same operation on the same layout: FNV-1a over all of it.
+/// The same on two ranks exactly if they mean the same operation on the same layout.
 fn fingerprint(what: &str, wire: Wire, agreed: &Agreed) -> u64 {
     let layout = [wire as u64, agreed.segment_bytes as u64, agreed.streams as u64];
-    let bytes = what.bytes().chain(layout.into_iter().flat_map(u64::to_le_bytes));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    hash([what.as_bytes(), bytemuck::bytes_of(&layout)])
 }
