@@ -144,14 +144,14 @@ fn share_memory(
     let names: Vec<Name> = local.iter().map(|(id, _)| Name::new(session, id.peer, me, id.stream)).collect();
     let mut offers = HashMap::new();
     for (id, pipe) in &mut local {
-        let offered = Offered::new(session, me, id.peer, id.stream, bytes).ok();
+        let offered = Offered::new(Name::new(session, me, id.peer, id.stream), bytes).ok();
         tell(pipe, *id, offered.is_some())?;
         offers.insert(*id, offered);
     }
     let mut taken = HashMap::new();
-    for (id, pipe) in &mut local {
+    for ((id, pipe), name) in local.iter_mut().zip(&names) {
         let theirs = hear(pipe, *id)?;
-        let region = theirs.then(|| Region::open(session, id.peer, me, id.stream, bytes).ok()).flatten();
+        let region = theirs.then(|| Region::open(name, bytes).ok()).flatten();
         tell(pipe, *id, region.is_some())?;
         taken.insert(*id, region);
     }
