@@ -54,6 +54,9 @@ pub(super) struct Args {
     /// End the run once validation is this good
     #[arg(long, value_name = "top5=93")]
     stop_at: Option<String>,
+    /// Save the state after so many steps, or whenever the last checkpoint is as old: 500, 90s, 5m, 1h
+    #[arg(long, value_name = "STEPS|TIME")]
+    checkpoint_every: Option<String>,
     /// Change one key of the recipe; may be given many times. The phases are phase.0, phase.1, ...
     #[arg(long, value_name = "key.path=value")]
     set: Vec<String>,
@@ -82,8 +85,8 @@ impl Args {
 
     /// What the user said of the configuration.
     pub(super) fn sources(&self) -> Sources {
-        let Self { preset, config, data, device, stop_at, set, .. } = self.clone();
-        Sources { preset, config, set, data, device, stop_at }
+        let Self { preset, config, data, device, stop_at, checkpoint_every, set, .. } = self.clone();
+        Sources { preset, config, set, data, device, stop_at, checkpoint_every }
     }
 
     /// Whether the user said anything of the configuration.
@@ -165,9 +168,9 @@ fn train_together(
     if rank.is_main() {
         check_folder(&out, resume)?;
         eprintln!("{}", in_words(&plan, facts, &pictures, rank.world_size(), &out));
-        if let Some(line) = beside_plan(&plan.config, &plan.schedule, rank.world_size()) {
-            eprintln!("{line}");
-        }
+        let goes_on = out.join(CONFIG).exists();
+        let differs = beside_plan(&plan.config, &plan.schedule, rank.world_size()).filter(|_| !goes_on);
+        differs.into_iter().for_each(|line| eprintln!("{line}"));
     }
     let outcome = run(Job {
         plan: &plan,
