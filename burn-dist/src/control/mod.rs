@@ -100,9 +100,9 @@ pub(crate) struct Control {
     timeouts: Timeouts,
 }
 
-/// The verdict in the body of a message from rank 0, for a rank that has no [`Control`] yet.
-pub(crate) fn verdict_in(body: &[u8]) -> Option<Fault> {
-    match serde_json::from_slice(body) {
+/// The verdict in a message from rank 0, for a rank that has no [`Control`] yet.
+pub(crate) fn verdict_in(json: &[u8]) -> Option<Fault> {
+    match serde_json::from_slice(json) {
         Ok(message::Message::Verdict(fault)) => Some(fault),
         _ => None,
     }

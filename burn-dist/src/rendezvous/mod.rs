@@ -7,7 +7,7 @@
 //!                   <-------  challenge    a nonce
 //!   proof           ------->               HMAC-SHA256 over all of the above
 //!                   <-------  verdict      the same, by rank 0
-//!   join            ------->               address, settings (JSON, at most 64 KiB)
+//!   join            ------->               address, settings (JSON with a checksum, at most 64 KiB)
 //!                   <-------  answer       the roster, or everything that is wrong
 //! ```
 //! Data connections begin with the first four, on the roster's session.

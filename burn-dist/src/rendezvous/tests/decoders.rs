@@ -12,13 +12,14 @@ use super::*;
 use crate::{
     rendezvous::{
         gather::Joined,
-        hello::{BadHello, CHALLENGE_BYTES, Challenge, HELLO_BYTES, Hello, Purpose, Verdict},
+        hello::{BadHello, CHALLENGE_BYTES, Challenge, HELLO_BYTES, Hello, PROTOCOL, Purpose, Verdict},
         message::{Answer, Join, MAX_JOIN_BYTES},
         proof::{Key, Side, Transcript},
         reception::Expecting,
         stranger::{Next, Stranger},
     },
     transport::Shutter,
+    wire::envelope,
 };
 
 /// Marsaglia's xorshift (2003): the same every time.
@@ -90,8 +91,8 @@ fn first_messages_come_back() {
         assert_eq!(Verdict::decode(&verdict.encode()), Ok(verdict));
     }
     let mut newer = hello().encode();
-    newer[8] = 2;
-    assert_eq!(Hello::decode(&newer), Err(BadHello::Version(2)));
+    newer[8] += 1;
+    assert_eq!(Hello::decode(&newer), Err(BadHello::Version(PROTOCOL + 1)));
 }
 
 /// A bit of a hello that is flipped is refused, or it is another hello: nothing is ignored.
@@ -157,9 +158,9 @@ fn mutated_messages_are_no_trouble() {
     // As deep as it gets.
     assert!(Join::decode(&b"[".repeat(MAX_JOIN_BYTES)).is_err());
     for length in [MAX_JOIN_BYTES as u32 + 1, u32::MAX, 1 << 31] {
-        assert_eq!(message::body_length(length.to_le_bytes(), MAX_JOIN_BYTES), None);
+        assert_eq!(envelope::body_length(length.to_le_bytes(), MAX_JOIN_BYTES), None);
     }
-    assert_eq!(message::body_length([0, 0, 1, 0], MAX_JOIN_BYTES), Some(MAX_JOIN_BYTES));
+    assert_eq!(envelope::body_length([0, 0, 1, 0], MAX_JOIN_BYTES), Some(MAX_JOIN_BYTES));
 }
 
 /// A connection that brings given bytes in pieces, and takes a few at a time.

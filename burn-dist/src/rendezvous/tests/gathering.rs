@@ -3,6 +3,7 @@
 use std::net::TcpStream;
 
 use super::*;
+use crate::wire::envelope;
 
 /// What all of `ranks` are told; rank 0 first. Everybody must be told the same.
 fn told(ranks: Vec<(Identity, Config)>) -> String {
@@ -260,7 +261,7 @@ fn a_verdict_reaches_a_rank_that_still_connects() {
     let mut last = meetings.pop().unwrap();
     let ControlLinks::Hub(mut links) = meetings.remove(0).control else { panic!("rank 0 has all others") };
     let mut say = |json: &str| {
-        let frame = [&(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
+        let frame = envelope::enclose(json.as_bytes(), 1000).unwrap();
         let patience = Patience::until(soon());
         send(links[1].1.as_mut(), &frame, patience).unwrap();
     };
