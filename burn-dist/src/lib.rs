@@ -59,6 +59,7 @@ pub mod config;
 mod control;
 #[cfg(feature = "burn")]
 pub mod ddp;
+mod descriptors;
 mod engine;
 pub mod env;
 pub mod error;

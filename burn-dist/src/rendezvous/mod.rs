@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Config,
+    descriptors,
     env::Identity,
     error::{DistError, Result},
     limits::{HELLO_TIMEOUT, MAX_WORLD_SIZE},
@@ -160,6 +161,7 @@ fn meet_in(
     manner: &Manner,
 ) -> Result<Meeting> {
     config.agreed.check()?;
+    descriptors::reserve(identity.rank, &config.agreed)?;
     if identity.rank.is_main() {
         host::meet(identity, config, listener, manner)
     } else {
