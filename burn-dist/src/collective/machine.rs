@@ -170,6 +170,11 @@ impl Machine {
         self.queues.iter().filter(waits).map(|queue| links[queue.link].peer).collect()
     }
 
+    /// Segments that came so far: of ranks that wait for each other, the one with the fewest waits for the cause.
+    pub(crate) fn num_received(&self) -> u64 {
+        self.received.iter().flatten().count() as u64
+    }
+
     /// Sends at most one segment; whether anything moved.
     fn send<T: Element>(
         &mut self,

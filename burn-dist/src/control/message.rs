@@ -102,7 +102,11 @@ mod tests {
         vec![
             Message::Heartbeat(standing.clone()),
             Message::Answer { seq: 9, record: Some(record), standing },
-            Message::Suspect(Suspicion::Deadline { seq: 3, waiting_for: (0..1023).collect() }),
+            Message::Suspect(Suspicion::Deadline {
+                seq: 3,
+                waiting_for: (0..1023).collect(),
+                received: u64::MAX,
+            }),
             Message::Farewell { farewell: Farewell::Panicked("at \"x\"\u{1F980}".into()), last_seq: 4 },
             Message::Heard,
         ]

@@ -272,7 +272,8 @@ fn who_misses_the_deadline_is_told_to_all() {
     job.begin_all(4);
     job.nodes.iter().for_each(|node| node.flight.end());
     job.nodes[..3].iter().for_each(|node| node.begin(5, 1));
-    let fault = job.nodes[1].control.suspect(Suspicion::Deadline { seq: 5, waiting_for: vec![0] });
+    let fault =
+        job.nodes[1].control.suspect(Suspicion::Deadline { seq: 5, waiting_for: vec![0], received: 2 });
     assert_eq!((fault.kind, culprits(&fault)), (FaultKind::Stalled, vec![3]));
     assert!(fault.detail.ends_with("rank 3 is in no operation, its last was 4"), "{fault}");
     assert_eq!(agreed(&job.nodes), *fault);

@@ -129,7 +129,11 @@ fn corrupt(peer: u32, seq: u64) -> Event {
 }
 
 fn deadline(seq: u64, waiting_for: &[u32]) -> Event {
-    Event::Suspect(Suspicion::Deadline { seq, waiting_for: waiting_for.into() })
+    late(seq, waiting_for, 7)
+}
+
+fn late(seq: u64, waiting_for: &[u32], received: u64) -> Event {
+    Event::Suspect(Suspicion::Deadline { seq, waiting_for: waiting_for.into(), received })
 }
 
 #[test]
@@ -395,10 +399,12 @@ fn past_the_deadline_the_missing_are_blamed_and_never_the_waiter() {
 fn past_the_deadline_with_all_there_the_network_is_blamed() {
     let mut court = Court::in_op(4, 9);
     court.say(1, deadline(9, &[0, 0]));
+    court.pass(INQUIRY);
     let fault = court.expect(FaultKind::Stalled, &[0]);
     assert!(fault.detail.contains("not all data reached rank 1 within 300s"), "{fault}");
     let mut court = Court::in_op(4, 9);
     court.say(1, deadline(9, &[]));
+    court.pass(INQUIRY);
     court.expect(FaultKind::Stalled, &[1]);
 }
 
@@ -409,7 +415,32 @@ fn past_the_deadline_old_standings_do_not_count() {
     // It came since its last heartbeat.
     court.answers.insert(2, (within(9, 1), Some(1)));
     court.say(1, deadline(9, &[0]));
+    court.pass(INQUIRY);
     court.expect(FaultKind::Stalled, &[0]);
+}
+
+/// In a ring whose link from 1 to 2 is dead, everybody waits for its predecessor; rank 2 began to first.
+#[test]
+fn past_the_deadline_the_one_furthest_behind_knows_for_whom_all_wait() {
+    let reports = [(0, 3, 12), (2, 1, 4), (1, 0, 16), (3, 2, 8)];
+    for turn in 0..reports.len() {
+        let mut court = Court::in_op(4, 9);
+        for (rank, previous, received) in reports.iter().cycle().skip(turn).take(4) {
+            court.expect_peace();
+            court.say(*rank, late(9, &[*previous], *received));
+        }
+        let fault = court.expect(FaultKind::Stalled, &[1]);
+        assert!(fault.detail.contains("not all data reached rank 2 within 300s"), "{fault}");
+    }
+    // One that has its result, and one that was too late to say so, are not waited for; another operation is none of this.
+    let mut court = Court::in_op(4, 9);
+    court.idle(1, 9);
+    court.say(0, late(9, &[3], 5));
+    court.say(2, late(10, &[1], 1));
+    court.say(3, late(9, &[2], 4));
+    court.expect_peace();
+    court.pass(INQUIRY);
+    court.expect(FaultKind::Stalled, &[2]);
 }
 
 #[test]
@@ -417,6 +448,7 @@ fn past_the_deadline_a_better_cause_counts() {
     let mut court = Court::in_op(3, 9);
     court.answers.insert(2, (idle(9), Some(2)));
     court.say(1, deadline(9, &[2]));
+    court.pass(INQUIRY);
     court.expect(FaultKind::Mismatch, &[2]);
     let mut court = Court::in_op(3, 8);
     court.say(2, done(8));
