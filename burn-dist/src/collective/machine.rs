@@ -170,7 +170,8 @@ impl Machine {
         self.queues.iter().filter(waits).map(|queue| links[queue.link].peer).collect()
     }
 
-    /// Segments that came so far: of ranks that wait for each other, the one with the fewest waits for the cause.
+    /// Segments that came so far: of ranks that wait for each other, the one with the fewest waits for the cause, where
+    /// all have as many to receive (on two levels they may not).
     pub(crate) fn num_received(&self) -> u64 {
         self.received.iter().flatten().count() as u64
     }

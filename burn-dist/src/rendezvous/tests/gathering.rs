@@ -207,26 +207,18 @@ fn those_without_a_connection_are_named() {
     let mut meetings = job(3, &config(), &said);
     let _absent = meetings.remove(1);
     let deadline = Instant::now() + Duration::from_millis(300);
-    thread::scope(|scope| {
-        let ranks: Vec<_> = meetings
-            .into_iter()
-            .map(|mut meeting| {
-                scope.spawn(move || {
-                    let me = meeting.rank.index() as u32;
-                    let wanted: Vec<_> = (0..3)
-                        .filter(|peer| *peer != me)
-                        .flat_map(|peer| [0, 1].map(|stream| LinkId { peer, stream }))
-                        .collect();
-                    meeting.connect_links(&wanted, deadline).err().unwrap().to_string()
-                })
-            })
+    let errors = each(meetings, |mut meeting| {
+        let me = meeting.rank.index() as u32;
+        let wanted: Vec<_> = (0..3)
+            .filter(|peer| *peer != me)
+            .flat_map(|peer| [0, 1].map(|stream| LinkId { peer, stream }))
             .collect();
-        for rank in ranks {
-            let error = rank.join().unwrap();
-            assert!(error.contains("rank 1 on ") && error.contains("2 missing"), "{error}");
-            assert!(!error.contains("rank 2 on") && !error.contains("rank 0 on"), "{error}");
-        }
+        meeting.connect_links(&wanted, deadline).err().unwrap().to_string()
     });
+    for error in errors {
+        assert!(error.contains("rank 1 on ") && error.contains("2 missing"), "{error}");
+        assert!(!error.contains("rank 2 on") && !error.contains("rank 0 on"), "{error}");
+    }
 }
 
 #[test]
@@ -235,21 +227,13 @@ fn a_rank_that_dies_while_connecting_is_named_to_all() {
     let mut meetings = job(3, &config(), &said);
     drop(meetings.remove(1));
     let begin = Instant::now();
-    thread::scope(|scope| {
-        let ranks: Vec<_> = meetings
-            .into_iter()
-            .map(|mut meeting| {
-                scope.spawn(move || {
-                    let wanted = [LinkId { peer: 1, stream: 0 }];
-                    meeting.connect_links(&wanted, soon()).err().unwrap().to_string()
-                })
-            })
-            .collect();
-        for rank in ranks {
-            let error = rank.join().unwrap();
-            assert!(error.contains("rank 1 on ") && error.contains("went away"), "{error}");
-        }
+    let errors = each(meetings, |mut meeting| {
+        let wanted = [LinkId { peer: 1, stream: 0 }];
+        meeting.connect_links(&wanted, soon()).err().unwrap().to_string()
     });
+    for error in errors {
+        assert!(error.contains("rank 1 on ") && error.contains("went away"), "{error}");
+    }
     assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
