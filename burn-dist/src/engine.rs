@@ -14,8 +14,9 @@ use rustix::event::{PollFd, PollFlags};
 use crate::{
     collective::{
         chunk::chunk,
-        machine::{Machine, Status, Terms},
+        machine::{Machine, Status},
         schedule::Schedule,
+        terms::Terms,
     },
     config::{Agreed, Wire},
     control::{Control, Suspicion},

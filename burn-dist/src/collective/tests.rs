@@ -6,9 +6,10 @@ use super::{
     chunk::chunk,
     doubling,
     hierarchical::{self, Levels},
-    machine::{Machine, Status, Terms},
+    machine::{Machine, Status},
     ring::{self, Ring},
     schedule::Schedule,
+    terms::Terms,
 };
 use crate::{
     config::Wire,
