@@ -125,8 +125,8 @@ fn a_run_leaves_all_its_files_and_no_other() {
     assert_eq!(names, expected);
     assert_eq!(fs::read_to_string(dir.path().join("dawn.tsv")).unwrap().lines().count(), 4);
     let events = fs::read_dir(dir.path().join("tb")).unwrap().next().unwrap().unwrap().path();
-    // Version, two phases, fifteen steps, three epochs.
-    assert_eq!(read_events(&events).unwrap().len(), 1 + 2 + 15 + 3);
+    // Version, start, two phases, fifteen steps, three epochs.
+    assert_eq!(read_events(&events).unwrap().len(), 2 + 2 + 15 + 3);
     assert_eq!(read_rows(&dir.path().join("metrics.jsonl")).unwrap().len(), 2 + 15 + 3 + 1);
     let again = Recorder::create(dir.path(), info(), 1e9).unwrap_err();
     assert!(matches!(again, RecordError::Exists { .. }), "{again}");
@@ -196,7 +196,7 @@ fn any_run_can_be_drawn() {
         ("empty", vec![], &["no step has been recorded"]),
         ("only a phase", vec![Row::Phase(phase_row(0))], &["no step has been recorded"]),
         ("one step", vec![Row::Step(step_row(0, 1))], &["loss", "accuracy", "learning rate", "images"]),
-        ("one epoch", lonely_epoch, &["validation top-5", "epoch", "70 %"]),
+        ("one epoch", lonely_epoch, &["val top-5", "epoch", "70 %"]),
         ("no validation", vec![no_val], &["loss", "epoch"]),
         ("nothing finite", vec![Row::Step(nan.clone())], &["no step has been recorded"]),
         ("one not finite", vec![Row::Step(nan), Row::Step(step_row(0, 2))], &["loss"]),
