@@ -8,7 +8,7 @@ type Line = Vec<(&'static str, Option<String>)>;
 
 /// The phases as they were run.
 pub(super) fn phases(phases: &[ExecutedPhase]) -> String {
-    table("Phases", &phases.iter().map(phase).collect::<Vec<_>>())
+    table("Phases", "", &phases.iter().map(phase).collect::<Vec<_>>())
 }
 
 fn phase(phase: &ExecutedPhase) -> Line {
@@ -19,9 +19,9 @@ fn phase(phase: &ExecutedPhase) -> Line {
         1 => format!("{}", first + 1),
         more => format!("{}\u{2013}{}", first + 1, first + more),
     };
-    let rate = phase.lr().map(|(begin, end)| match begin == end {
-        true => learning_rate(begin),
-        false => format!("{} \u{2192} {}", learning_rate(begin), learning_rate(end)),
+    let rate = phase.lr().map(|(begin, end)| match (learning_rate(begin), learning_rate(end)) {
+        (begin, end) if begin == end => begin,
+        (begin, end) => format!("{begin} \u{2192} {end}"),
     });
     let of_a_rank = plan.batch_size.filter(|size| plan.global_batch_size.is_some_and(|all| all != *size));
     let speed = |pace: Pace| pace.images_per_s().map(bare_speed);
@@ -46,7 +46,7 @@ fn phase(phase: &ExecutedPhase) -> Line {
 
 /// The epochs, number for number.
 pub(super) fn epochs(epochs: &[&EpochRow]) -> String {
-    table("Epochs", &epochs.iter().map(|row| epoch(row)).collect::<Vec<_>>())
+    table("Epochs", "", &epochs.iter().map(|row| epoch(row)).collect::<Vec<_>>())
 }
 
 fn epoch(row: &EpochRow) -> Line {
@@ -92,7 +92,7 @@ pub(super) fn time(phases: &[ExecutedPhase], elapsed_s: f64) -> String {
     if trained <= 0.0 || elapsed_s <= 0.0 {
         return String::new();
     }
-    table("Time", &lines.into_iter().filter_map(line).collect::<Vec<_>>())
+    table("Time", " class=\"words\"", &lines.into_iter().filter_map(line).collect::<Vec<_>>())
 }
 
 /// Names and values, in order of the names.
@@ -110,7 +110,7 @@ pub(super) fn facts<'a>(title: &str, facts: impl IntoIterator<Item = (&'a String
 }
 
 /// The columns are those of the first line; nothing without a line.
-fn table(title: &str, lines: &[Line]) -> String {
+fn table(title: &str, class: &str, lines: &[Line]) -> String {
     let Some(first) = lines.first() else { return String::new() };
     let used: Vec<usize> =
         (0..first.len()).filter(|&column| lines.iter().any(|line| line[column].1.is_some())).collect();
@@ -121,7 +121,7 @@ fn table(title: &str, lines: &[Line]) -> String {
     };
     let head = row("th", used.iter().map(|&column| first[column].0).collect());
     let mut html =
-        format!("<h2>{title}</h2>\n<div class=\"scroll\"><table>\n<thead>{head}</thead>\n<tbody>\n");
+        format!("<h2>{title}</h2>\n<div class=\"scroll\"><table{class}>\n<thead>{head}</thead>\n<tbody>\n");
     for line in lines {
         html +=
             &row("td", used.iter().map(|&column| line[column].1.as_deref().unwrap_or_default()).collect());

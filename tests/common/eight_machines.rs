@@ -67,6 +67,8 @@ pub fn rows(events: &[Event]) -> Vec<Row> {
             started.get_or_insert(event.wall_time);
         }
         at.elapsed_s = event.wall_time - started.unwrap_or(event.wall_time);
+        // Of all steps but an epoch's last.
+        let batch_size = get("sizes/batch").unwrap_or(1.0) as u64 * u64::from(WORLD_SIZE);
         match tag.as_str() {
             // The first of an epoch's: the learning rate if it moves, else those of a logged step.
             "sizes/lr" | "times/step" => {
@@ -79,13 +81,12 @@ pub fn rows(events: &[Event]) -> Vec<Row> {
             // The last of a logged step's values that we have; its own images are not counted there.
             "sizes/batch_total" => {
                 at.images = event.step as u64 + *value as u64;
-                at.step = steps_before + (at.images - epoch_images).div_ceil(*value as u64);
+                at.step = steps_before + (at.images - epoch_images).div_ceil(batch_size);
                 rows.push(Row::Step(step(at, get)));
             }
             // The last of an epoch's.
             "epoch" => {
                 at.images = event.step as u64;
-                let batch_size = get("sizes/batch_total").unwrap() as u64;
                 at.step = steps_before + (at.images - epoch_images).div_ceil(batch_size);
                 let seconds = at.elapsed_s - epoch_started - get("times/eval_sec").unwrap();
                 let images_per_s = (at.images - epoch_images) as f64 / seconds;
