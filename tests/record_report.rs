@@ -10,6 +10,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use burn_sprint::record::{
     EndReason, EndRow, EpochRow, Moment, PhaseRow, RecordError, Recorder, Row, RunInfo, StepRow, curve_png,
     curve_svg, read_events, read_rows, report_html, write_report,
@@ -259,6 +261,42 @@ fn a_disk_that_fills_up_is_one_clear_error() {
     }
 }
 
+/// What only a run itself knows is in its files.
+#[test]
+fn the_files_of_a_run_tell_of_it() {
+    let temp = tempfile::tempdir().unwrap();
+    common::write_idx(temp.path());
+    let out = temp.path().join("run");
+    common::sprint(common::tiny(temp.path(), &out)).ok();
+    let rows = read_rows(&out.join("metrics.jsonl")).unwrap();
+    let (mut spent_s, mut num_phases) = (0.0, 0);
+    for row in &rows {
+        match row {
+            Row::Epoch(row) => {
+                let (eval_s, images) = (row.eval_s.unwrap(), 160.0);
+                assert!(eval_s > 0.0, "{row:?}");
+                spent_s += eval_s + images / row.images_per_s.unwrap();
+                assert!(spent_s <= row.at.elapsed_s, "{spent_s} s are more than there were: {row:?}");
+            }
+            Row::Phase(row) => {
+                assert_eq!(row.momentum, Some(0.9));
+                num_phases += 1;
+            }
+            Row::Step(_) | Row::End(_) => {}
+        }
+    }
+    assert_eq!(num_phases, 2);
+    let dawn: Value = serde_json::from_slice(&fs::read(out.join("dawn.json")).unwrap()).unwrap();
+    assert_eq!(dawn["framework"], concat!("burn-sprint ", env!("CARGO_PKG_VERSION")));
+    assert_eq!((&dawn["model"], &dawn["misc"]["optimizer"]["momentum"]), (&json!("ResNet-8"), &json!(0.9)));
+    assert!(dawn["hardware"].as_str().unwrap().starts_with("1 process on flex"), "{dawn}");
+    assert_eq!(dawn["timestamp"].as_str().unwrap().len(), "2018-09-06".len());
+    assert_eq!(dawn["misc"]["imageSize"][0], json!({"image_size": 28, "epochs": 1}));
+    for phase in dawn["misc"]["throughput"].as_array().unwrap() {
+        assert!(phase["cold"].as_f64().unwrap() > 0.0, "{phase}");
+    }
+}
+
 /// The command on such a disk: one line that says so, and a resume ends as a run that never met it.
 #[test]
 fn a_run_on_a_disk_that_fills_up_can_be_resumed() {
@@ -271,7 +309,6 @@ fn a_run_on_a_disk_that_fills_up_can_be_resumed() {
         let out = disk.path().join("run");
         let output = common::sprint(common::tiny(temp.path(), &out));
         let error = output.error(1);
-        eprintln!("XX {kib} {error}");
         assert!(error.contains("disk is full") && error.contains("free some space"), "{kib} KiB: {error}");
         disk.make_room();
         common::sprint(["train", "--out", &common::word(&out), "--resume"]).ok();

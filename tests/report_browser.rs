@@ -106,7 +106,7 @@ fn the_tables_hold_what_the_rows_say() {
 
     let phases = table(&html, "Phases");
     assert_eq!(column(&phases, "size"), [128.0, 128.0, 128.0, 224.0, 224.0, 224.0, 288.0]);
-    assert_eq!(column(&phases, "a rank"), [128.0, 256.0, 256.0, 128.0, 224.0, 224.0, 128.0]);
+    assert_eq!(column(&phases, "batch, a rank"), [128.0, 256.0, 256.0, 128.0, 224.0, 224.0, 128.0]);
     // The phases' times and costs are those of their last epochs, one after the other.
     let cost: f64 = column(&phases, "cost").iter().sum();
     assert!((cost - epochs.last().unwrap().cost_usd.unwrap()).abs() < 0.04, "{cost}");

@@ -175,7 +175,7 @@ pub struct PhaseRow {
     /// Learning rate at the start.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Learning rate at the end; in between it is a straight line.
+    /// Learning rate at the end; the phase's rule says how it gets there.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub lr_end: Option<f64>,
     /// The optimizer's momentum.

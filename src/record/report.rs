@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::curve::{curve_png, curve_svg, curve_svg_narrow};
-use super::dawn::time_to_target;
+use super::dawn::{TARGET_TOP5, time_to_target};
 use super::log::read_rows;
 use super::metrics::{EndReason, EndRow, EpochRow, Row};
 use super::phases::{ExecutedPhase, Pace, executed_phases};
@@ -140,7 +140,11 @@ impl<'a> Run<'a> {
         if let Some(epoch) = time_to_target(self.rows) {
             let accuracy = epoch.val_top5.map(|top5| format!(", top-5 {top5:.2} %")).unwrap_or_default();
             let note = format!("after epoch {}{accuracy}", epoch.at.epoch + 1);
-            card("Time to target", clock(epoch.at.elapsed_s), note);
+            let wanted = match self.end.map(|end| end.reason) {
+                Some(EndReason::Target) => "the target".to_owned(),
+                _ => format!("{TARGET_TOP5} % top-5"),
+            };
+            card(&format!("Time to {wanted}"), clock(epoch.at.elapsed_s), note);
         }
         let pace: Pace = phases.iter().flat_map(|phase| [phase.cold, phase.warm]).sum();
         if let Some(speed) = pace.images_per_s() {

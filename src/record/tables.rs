@@ -32,7 +32,7 @@ fn phase(phase: &ExecutedPhase) -> Line {
         ("epochs", Some(epochs)),
         ("size", plan.size.map(|size| format!("{size} px"))),
         ("batch size", plan.global_batch_size.or(plan.batch_size).map(|size| size.to_string())),
-        ("a rank", of_a_rank.map(|size| size.to_string())),
+        ("batch, a rank", of_a_rank.map(|size| size.to_string())),
         ("learning rate", rate),
         ("images/s, cold", speed(phase.cold)),
         ("images/s, warm", speed(phase.warm)),

@@ -173,7 +173,7 @@ impl Session {
             epochs: Some(run.plan.schedule.epochs_of(first.phase)),
             lr: Some(lr),
             lr_end: Some(lr_end),
-            momentum: Some(run.plan.config.optimizer.momentum),
+            momentum: Some(phase.momentum.unwrap_or(run.plan.config.optimizer.momentum)),
         }
     }
 
