@@ -55,7 +55,7 @@ fn all_between<'a>(mut text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
 fn table(html: &str, title: &str) -> Vec<Vec<String>> {
     let (table, _) = between(html, &format!("<h2>{title}</h2>"), "</table>").unwrap();
     let cells = |line: &str| {
-        let cells = line.replace("th>", "td>");
+        let cells = line.replace("th>", "td>").replace('\u{2011}', "-");
         all_between(&cells, "<td>", "</td>").into_iter().map(str::to_owned).collect()
     };
     all_between(table, "<tr>", "</tr>").into_iter().map(cells).collect()

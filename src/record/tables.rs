@@ -119,7 +119,8 @@ fn table(title: &str, class: &str, lines: &[Line]) -> String {
             cells.into_iter().map(|cell| format!("<{tag}>{}</{tag}>", escape_html(cell))).collect();
         format!("<tr>{cells}</tr>")
     };
-    let head = row("th", used.iter().map(|&column| first[column].0).collect());
+    // Heads may take two lines, but not `top-1`.
+    let head = row("th", used.iter().map(|&column| first[column].0).collect()).replace('-', "\u{2011}");
     let mut html =
         format!("<h2>{title}</h2>\n<div class=\"scroll\"><table{class}>\n<thead>{head}</thead>\n<tbody>\n");
     for line in lines {
