@@ -21,11 +21,13 @@ const TOP: i32 = 34;
 const BOTTOM: i32 = 52;
 const LEFT: i32 = 64;
 const RIGHT: i32 = 20;
+/// Above a panel's frame, for its name.
+const HEADER: i32 = 34;
 
 /// What depends on how wide the picture is.
 struct Layout {
     width: i32,
-    /// Above a panel's frame, for its name and legend.
+    /// Above the frame of a panel with a legend.
     panel_header: i32,
     /// From the middle of a panel's name to that of its legend.
     legend_drop: i32,
@@ -35,8 +37,14 @@ struct Layout {
     num_marks: u32,
 }
 
-const WIDE: Layout =
-    Layout { width: 1000, panel_header: 34, legend_drop: 0, legend_line: 24, legend_gap: 22, num_marks: 10 };
+const WIDE: Layout = Layout {
+    width: 1000,
+    panel_header: HEADER,
+    legend_drop: 0,
+    legend_line: 24,
+    legend_gap: 22,
+    num_marks: 10,
+};
 
 /// For a phone held upright: its 390 px, and letters that can be read there.
 const NARROW: Layout =
@@ -124,8 +132,8 @@ impl Layout {
 
     fn panel_height(&self, panel: &Panel) -> i32 {
         match panel.y.name {
-            "learning rate" => 34 + 130,
-            "image size" => 34 + 90,
+            "learning rate" => HEADER + 130,
+            "image size" => HEADER + 90,
             _ => self.panel_header + 250,
         }
     }
@@ -161,7 +169,7 @@ fn draw<DB: DrawingBackend>(
     let mut top = TOP;
     for panel in &curves.panels {
         let bottom = top + layout.panel_height(panel);
-        let header = if has_legend(panel) { layout.panel_header } else { 34 };
+        let header = if has_legend(panel) { layout.panel_header } else { HEADER };
         let frame = Frame { top: top + header, bottom };
         canvas.panel(panel, &frame, curves)?;
         top = bottom;
