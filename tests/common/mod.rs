@@ -180,7 +180,7 @@ pub fn rows(run: &Path) -> Vec<Value> {
     let row = |line: &str| {
         let mut row: Value = serde_json::from_str(line).unwrap();
         let keys = row.as_object_mut().unwrap();
-        for clock in ["elapsed_s", "images_per_s", "data_wait_s", "comm_wait_s", "comm_s"] {
+        for clock in ["elapsed_s", "eval_s", "images_per_s", "data_wait_s", "comm_wait_s", "comm_s"] {
             keys.remove(clock);
         }
         row
