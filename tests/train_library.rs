@@ -15,7 +15,7 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData},
 };
 use burn_dist::{Communicator, DataParallel, DataParallelConfig, Rank, WorldSize};
-use burn_resnet::{Depth, ResNet, ResNetConfig, weights::to_named};
+use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
 use burn_sprint::{
     config::{DataFacts, OptimizerConfig, Plan, Sources},
     data::{
@@ -38,7 +38,7 @@ fn flex() -> Device {
 /// A small ResNet-8 that trains.
 fn network() -> ResNet {
     let config = ResNetConfig::new(Depth::D8, 4).unwrap().with_width(2).unwrap().with_channels(1).unwrap();
-    config.init_with_last_gain(1, &flex().autodiff(), 1.0)
+    config.init_with(1, &flex().autodiff(), Start { last_gain: 1.0, ..Start::default() })
 }
 
 /// Data with everything about them, and a run by the library with its words as `--set` takes them.

@@ -57,8 +57,10 @@
 //! is mixed precision: parameters, their gradients and the running statistics stay in single precision.
 
 mod block;
+mod blur;
 mod config;
 mod count;
+mod depth;
 mod init;
 mod layer;
 mod norm;
@@ -68,7 +70,9 @@ mod stem;
 pub mod weights;
 
 pub use block::Block;
-pub use config::{ConfigError, Depth, ResNetConfig, Stem};
+pub use config::{ConfigError, ResNetConfig, Stem};
+pub use depth::Depth;
+pub use init::Start;
 pub use layer::{Conv, Linear};
 pub use norm::BatchNorm;
 pub use resnet::{ParamInfo, ResNet};

@@ -10,6 +10,7 @@ use std::{
 
 use burn::tensor::Device;
 use burn_dist::{Communicator, DataParallel, Rank, WorldSize, agree};
+use burn_resnet::Start;
 
 use super::{
     checkpoint::{self, Progress},
@@ -158,10 +159,11 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
 
 fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     let last_gain = if job.plan.config.model.zero_gamma { 0.0 } else { 1.0 };
+    let start = Start { last_gain, ..Start::default() };
     let Job { plan, data, device, comm, out, resume, stop, progress: mode, info, now_s } = job;
     let rank = comm.rank();
     agree::same_lines(&comm, "the runs", &in_words(plan, data)?)?;
-    let mut model = plan.model.init_with_last_gain(plan.config.seed, &device.clone().autodiff(), last_gain);
+    let mut model = plan.model.init_with(plan.config.seed, &device.clone().autodiff(), start);
     let mut optimizer = Sgd::new(&plan.config.optimizer, &model);
     // What rank 0 finds is everybody's: the others may be on machines without the run's folder.
     let restored =
