@@ -69,8 +69,8 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
         DataParallel::staged(comm.clone(), model, &segments, settings)?
     };
     let (mut alone, mut model_alone) = DataParallel::new(Communicator::single(), model()?, settings)?;
-    let mut sgd_together = train::Sgd::new(&optimizer, &model_together);
-    let mut sgd_alone = train::Sgd::new(&optimizer, &model_alone);
+    let mut sgd_together = train::Optimizer::new(&optimizer, &model_together);
+    let mut sgd_alone = train::Optimizer::new(&optimizer, &model_alone);
     let num_params = model_alone.config().num_params() as usize;
 
     // In turns, so that drift meets all alike; all ranks begin together, and the slower one's time counts.

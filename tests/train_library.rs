@@ -17,14 +17,14 @@ use burn::{
 use burn_dist::{Communicator, DataParallel, DataParallelConfig, Rank, WorldSize};
 use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
 use burn_sprint::{
-    config::{DataFacts, OptimizerConfig, Plan, Sources},
+    config::{DataFacts, Loss, OptimizerConfig, Plan, Sources},
     data::{
         Location, Tail, open_pair,
         sampler::{self, Coverage},
     },
     recipe::{Augment, LrRule, Phase, Schedule, ValCrop},
     record::{EndReason, ProgressMode, RunInfo},
-    train::{EpochTotals, Job, Sgd, Stop, cross_entropy, run, step, target_rank},
+    train::{EpochTotals, Job, Optimizer, Stop, cross_entropy, run, step, target_rank},
 };
 use common::{
     NUM_STEPS, Random, STEPS_PER_EPOCH, assert_same_end, checkpoints, rows, sets, sprint, tiny, word,
@@ -96,11 +96,21 @@ fn two_micro_batches_update_as_the_whole_batch() {
     let after = |micro_batches| {
         let (mut ddp, mut model) =
             DataParallel::new(Communicator::single(), network(), DataParallelConfig::default()).unwrap();
-        let mut optimizer = Sgd::new(&OptimizerConfig::default(), &model);
+        let mut optimizer = Optimizer::new(&OptimizerConfig::default(), &model);
         let (mut losses, mut ranks) = (Vec::new(), Vec::new());
         for _ in 0..3 {
-            let batch = batch(&pixels, &classes);
-            let result = step(&mut model, &mut optimizer, &mut ddp, batch, 0.1, 0.1, micro_batches).unwrap();
+            let (images, classes) = batch(&pixels, &classes);
+            let batch = (images, classes.into());
+            let result = step(
+                &mut model,
+                &mut optimizer,
+                &mut ddp,
+                batch,
+                0.1,
+                (Loss::CrossEntropy, 0.1),
+                micro_batches,
+            )
+            .unwrap();
             losses.push(result.loss.into_scalar::<f32>());
             ranks.extend(result.target_ranks.into_data().iter::<i64>());
         }
@@ -178,7 +188,7 @@ fn sgd_steps_as_pytorch_does() {
         let mut model = network().map(&mut Fill(0.7));
         let config =
             OptimizerConfig { momentum: 0.9, nesterov, weight_decay: 0.05, ..OptimizerConfig::default() };
-        let mut optimizer = Sgd::new(&config, &model);
+        let mut optimizer = Optimizer::new(&config, &model);
         for (at, (lr, gradient)) in
             [(0.1, 0.25), (0.1, -0.5), (0.02, 1.5), (3.0, 0.125)].into_iter().enumerate()
         {

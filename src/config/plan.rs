@@ -1,10 +1,10 @@
 //! The checked form of a configuration: every number in range, the network and the schedule fixed. Pure.
 
 use burn_dist::rank::{Rank, WorldSize};
-use burn_resnet::ResNetConfig;
+use burn_resnet::{ResNetConfig, Start};
 
 use super::{
-    TrainConfig,
+    Loss, TrainConfig,
     check::{check, check_phase},
     not_built::not_built_yet,
 };
@@ -46,6 +46,8 @@ pub struct Plan {
     pub config: TrainConfig,
     /// The network.
     pub model: ResNetConfig,
+    /// The weights that it starts from, unless they come from a file.
+    pub start: Start,
     /// Every step's place.
     pub schedule: Schedule,
     /// What is subtracted from and divided out of pixels.
@@ -139,7 +141,8 @@ impl Plan {
         .map_err(Error::usage)?;
         let normalization = normalization(&config, data.channels)?;
         let target = config.stop_at.as_deref().map(str::parse).transpose()?;
-        Ok(Self { config, model, schedule, normalization, target })
+        let start = start(&config, data.num_classes);
+        Ok(Self { config, model, start, schedule, normalization, target })
     }
 }
 
@@ -153,7 +156,19 @@ fn model(config: &TrainConfig, data: DataFacts) -> Result<ResNetConfig> {
     if let Some(stem) = config.model.stem {
         model = model.with_stem(stem);
     }
-    Ok(model)
+    Ok(model.with_blur_pool(config.model.blur_pool))
+}
+
+fn start(config: &TrainConfig, num_classes: usize) -> Start {
+    Start {
+        last_gain: if config.model.zero_gamma { 0.0 } else { 1.0 },
+        fc_std: config.model.fc_std,
+        fc_bias: match config.optimizer.loss {
+            Loss::CrossEntropy => None,
+            // Sigmoids that begin at 1 in K: else the first steps do nothing but find out that most classes are wrong.
+            Loss::Bce => Some(-(num_classes as f32).ln()),
+        },
+    }
 }
 
 fn normalization(config: &TrainConfig, channels: usize) -> Result<Normalization> {

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! RUN/checkpoints/step-120/model.safetensors      weights and running statistics; usable by itself
-//!                          optimizer.safetensors  velocities by parameter name
-//!                          state.json             counters, and length and CRC-32C of the other two
+//!                          trained.safetensors    the same before averaging, if the run averages them
+//!                          optimizer.safetensors  the optimizer's state by parameter name
+//!                          state.json             counters, and length and CRC-32C of the others
 //! RUN/checkpoints/latest                          the name of the newest one
 //! ```
 //!
@@ -11,31 +12,31 @@
 //! verified before anything is restored; a damaged checkpoint is told, and the one before it used.
 
 use std::{
-    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, TensorData};
 use burn_dist::{Communicator, WorldSize};
 use burn_resnet::{
     ResNet,
     weights::{self, HeadPolicy, NamedTensor, WeightsFile},
 };
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::{
     classifier::{About, Classifier},
-    optimizer::Sgd,
+    ema::Average,
+    optimizer::Optimizer,
 };
 use crate::{
     error::{Error, Result},
     record::{RecordError, write_atomic, write_dir_atomic},
 };
 
-/// The weights' file in a checkpoint's folder.
+/// The weights to use, in a checkpoint's folder: the average, if the run has one.
 pub(super) const MODEL: &str = "model.safetensors";
+/// The weights to go on from, if they are others.
+const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
@@ -115,6 +116,12 @@ struct State {
     files: Vec<FileSum>,
 }
 
+impl State {
+    fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.name == name)
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct FileSum {
     name: String,
@@ -129,13 +136,15 @@ struct FileSum {
 /// written. Earlier checkpoints are untouched.
 ///
 /// # Cost
-/// Three reads of every parameter from the device; weights twice the size of the model on disk; a dozen fsyncs.
+/// A read from the device of every parameter, its average, and its state in the optimizer, and their size on disk; a dozen
+/// fsyncs.
 pub(super) fn save(
     run: &Path,
     keep: usize,
     model: &ResNet,
+    average: Option<&Average>,
     about: &About,
-    optimizer: &Sgd,
+    optimizer: &Optimizer,
     progress: &Progress,
 ) -> Result<PathBuf> {
     let is_finite = |tensor: &NamedTensor| tensor.data.iter().all(|value| value.is_finite());
@@ -157,11 +166,16 @@ pub(super) fn save(
         fs::remove_dir_all(&folder).map_err(Error::io("replace", &folder))?;
     }
     write_dir_atomic(&folder, |dir| {
-        Classifier::save(model, about, &dir.join(MODEL))?;
+        let mut names = vec![MODEL, OPTIMIZER];
+        Classifier::save(average.map_or(model, Average::model), about, &dir.join(MODEL))?;
+        if average.is_some() {
+            Classifier::save(model, about, &dir.join(TRAINED))?;
+            names.push(TRAINED);
+        }
         let path = dir.join(OPTIMIZER);
-        fs::write(&path, velocities_to_bytes(optimizer)?)
-            .map_err(|error| RecordError::io("write", &path, error))?;
-        let files = [MODEL, OPTIMIZER].map(|name| sum(dir, name)).into_iter().collect::<Result<_>>()?;
+        let bytes = optimizer.to_bytes().map_err(Error::run)?;
+        fs::write(&path, bytes).map_err(|error| RecordError::io("write", &path, error))?;
+        let files = names.into_iter().map(|name| sum(dir, name)).collect::<Result<_>>()?;
         let state = State { progress: progress.clone(), files };
         let json = serde_json::to_vec_pretty(&state).map_err(Error::run)?;
         let path = dir.join(STATE);
@@ -178,25 +192,31 @@ pub(super) fn save(
     Ok(folder)
 }
 
-/// Restores the newest whole checkpoint under `run` into `model` and `optimizer`.
+/// Restores the newest whole checkpoint under `run` into `model`, `average` and `optimizer`.
 ///
 /// Returns what it holds and the damaged ones that were passed over, or `None` if there is no checkpoint at all.
 ///
 /// # Errors
-/// [`Error::Run`] if all of them are damaged; [`Error::Weights`] if the weights are not this model's.
+/// [`Error::Run`] if all of them are damaged; [`Error::Weights`] if the weights are not this model's, or the
+/// optimizer's state not this optimizer's.
 pub(super) fn restore(
     run: &Path,
     model: &mut ResNet,
-    optimizer: &mut Sgd,
+    average: Option<&mut Average>,
+    optimizer: &mut Optimizer,
 ) -> Result<Option<(Progress, Vec<String>)>> {
     let mut damaged = Vec::new();
     for (_, folder) in all(run)? {
         match verify(&folder) {
             Ok(state) => {
-                WeightsFile::open(folder.join(MODEL))?.load_into(model, HeadPolicy::Strict)?;
+                let trained = if state.has(TRAINED) { TRAINED } else { MODEL };
+                load(&folder.join(trained), model)?;
+                if let Some(average) = average {
+                    load(&folder.join(MODEL), &mut average.model)?;
+                }
                 let path = folder.join(OPTIMIZER);
                 let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-                optimizer.restore(velocities_from_bytes(&bytes, model)?, model);
+                optimizer.restore(&bytes, model).map_err(of_another)?;
                 return Ok(Some((state.progress, damaged)));
             }
             Err(why) => damaged.push(format!("{}: {why}", folder.display())),
@@ -208,34 +228,40 @@ pub(super) fn restore(
     }
 }
 
-/// Gives all ranks rank 0's progress and velocities: what [`DataParallel`](burn_dist::DataParallel) does for the
+fn load(path: &Path, model: &mut ResNet) -> Result<()> {
+    Ok(WeightsFile::open(path)?.load_into(model, HeadPolicy::Strict)?)
+}
+
+fn of_another(why: String) -> Error {
+    Error::run(format!("the checkpoint's {OPTIMIZER} is of another network or rule: {why}"))
+}
+
+/// Gives all ranks rank 0's progress and optimizer: what [`DataParallel`](burn_dist::DataParallel) does for the
 /// parameters. Ranks need no common disk.
 ///
 /// # Errors
-/// [`Error::Dist`] if the job is over; [`Error::Run`] if the velocities are not this model's.
+/// [`Error::Dist`] if the job is over; [`Error::Run`] if the state is not this optimizer's.
 pub(super) fn share(
     comm: &Communicator,
     progress: Progress,
     model: &ResNet,
-    optimizer: &mut Sgd,
+    optimizer: &mut Optimizer,
 ) -> Result<Progress> {
     if comm.rank().world_size() == WorldSize::ONE {
         return Ok(progress);
     }
-    let (mut state, mut velocities) = (Vec::new(), Vec::new());
+    let (mut state, mut moments) = (Vec::new(), Vec::new());
     if comm.rank().is_main() {
         state = serde_json::to_vec(&progress).map_err(Error::run)?;
-        velocities = velocities_to_bytes(optimizer)?;
+        moments = optimizer.to_bytes().map_err(Error::run)?;
     }
     let from_main = |mine: &[u8], max| Ok::<_, Error>(comm.all_gather_bytes(mine, max)?.swap_remove(0));
     let state = from_main(&state, MAX_STATE_BYTES as usize)?;
-    // Four bytes a parameter, and its name.
-    let max = 4 * model.config().num_params() as usize + MAX_STATE_BYTES as usize;
-    let velocities = from_main(&velocities, max)?;
+    let moments = from_main(&moments, optimizer.bytes_max(model))?;
     if comm.rank().is_main() {
         return Ok(progress);
     }
-    optimizer.restore(velocities_from_bytes(&velocities, model)?, model);
+    optimizer.restore(&moments, model).map_err(of_another)?;
     serde_json::from_slice(&state).map_err(Error::run)
 }
 
@@ -274,8 +300,11 @@ fn verify(folder: &Path) -> Result<State, String> {
     }
     let json = fs::read(&path).map_err(|error| format!("{STATE}: {error}"))?;
     let state: State = serde_json::from_slice(&json).map_err(|error| format!("{STATE}: {error}"))?;
-    for expected in [MODEL, OPTIMIZER] {
+    for expected in [MODEL, OPTIMIZER, TRAINED] {
         let Some(file) = state.files.iter().find(|file| file.name == expected) else {
+            if expected == TRAINED {
+                continue;
+            }
             return Err(format!("{STATE} does not mention {expected}"));
         };
         let got_bytes =
@@ -295,32 +324,4 @@ fn sum(folder: &Path, name: &str) -> Result<FileSum> {
     let path = folder.join(name);
     let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
     Ok(FileSum { name: name.into(), bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) })
-}
-
-fn velocities_to_bytes(optimizer: &Sgd) -> Result<Vec<u8>> {
-    let state = optimizer.state();
-    let views = state.iter().map(|(name, data)| {
-        let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
-        view.map(|view| (name.as_str(), view))
-    });
-    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(Error::run)?;
-    safetensors::serialize(views, None).map_err(Error::run)
-}
-
-/// Velocities that are those of `model`'s parameters, value for value.
-fn velocities_from_bytes(bytes: &[u8], model: &ResNet) -> Result<Vec<(String, TensorData)>> {
-    let wrong =
-        |why: String| Error::run(format!("the checkpoint's {OPTIMIZER} is of another network: {why}"));
-    let file = SafeTensors::deserialize(bytes).map_err(|error| wrong(error.to_string()))?;
-    let lengths: HashMap<_, _> =
-        model.params().into_iter().map(|param| (param.name, param.shape.iter().product::<usize>())).collect();
-    let read = |(name, view): (String, TensorView<'_>)| {
-        let expected = lengths.get(&name).copied();
-        let got = view.shape().iter().product::<usize>();
-        if expected != Some(got) || view.dtype() != Dtype::F32 {
-            return Err(wrong(format!("{name} has {got} values, expected {expected:?}")));
-        }
-        Ok((name, TensorData::from_bytes_vec(view.data().to_vec(), [got], DType::F32)))
-    };
-    file.tensors().into_iter().map(read).collect()
 }

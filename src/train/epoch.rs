@@ -7,13 +7,14 @@ use burn_dist::DistError;
 use super::{
     checkpoint::EpochTotals,
     input::train_transform,
+    mix::Mix,
     run::Run,
     session::Session,
     step::step,
     trail::{Launched, Trail},
 };
 use crate::{
-    data::{Loader, LoaderConfig, Pass},
+    data::{Loader, LoaderConfig, Pass, random::Stream},
     error::{Error, Result},
     recipe::Position,
 };
@@ -48,6 +49,8 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         session.progress.epoch = EpochTotals::default();
     }
 
+    let optimizer = &run.plan.config.optimizer;
+    session.optimizer.set_momentum(phase.momentum.unwrap_or(optimizer.momentum));
     let mut trail = Trail::default();
     while session.progress.step < last_step {
         let waiting = Instant::now();
@@ -55,17 +58,27 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         let data_wait_s = waiting.elapsed().as_secs_f64();
         let at = session.next_position(&run.plan.schedule)?;
 
-        let optimizer = &run.plan.config.optimizer;
+        let (images, classes) = session.normalizer.tensors(&batch);
+        let [_, _, height, width] = images.dims();
+        let rank = run.rank().index() as u32;
+        let mut stream = Stream::of_mix(run.plan.config.seed, at.epoch.into(), at.step_in_epoch, rank);
+        let mixed = match Mix::draw(optimizer, [height, width], &mut stream) {
+            Some(mix) => mix.apply(images, classes),
+            None => (images, classes.into()),
+        };
         let result = step(
             &mut session.model,
             &mut session.optimizer,
             &mut session.ddp,
-            session.normalizer.tensors(&batch),
+            mixed,
             at.lr,
-            optimizer.label_smoothing,
+            (optimizer.loss, optimizer.label_smoothing),
             optimizer.micro_batches,
         );
         let result = result.map_err(|error| in_context(error, session, at))?;
+        if let Some(average) = &mut session.average {
+            average.update(&session.model);
+        }
 
         let num_images = (batch.len() * run.rank().world_size().count()) as u64;
         session.progress.step += 1;

@@ -6,17 +6,20 @@
 //! | `session` | what changes during a run: network, optimizer, counters, clock |
 //! | `epoch`, `step` | one pass over the data; one update of the weights |
 //! | `trail` | the last steps' numbers on their way into the record |
-//! | `input`, `loss`, `optimizer` | bytes to tensors; logits to a number; gradients to weights |
+//! | `input`, `mix` | bytes to tensors; pictures made of two |
+//! | `loss`, `optimizer`, `ema` | logits to a number; gradients to weights; the weights' average |
 //! | `evaluate` | exact accuracy over a whole data set |
 //! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
 //! | `checkpoint` | the whole state, written whole or not at all |
 
 mod checkpoint;
 mod classifier;
+mod ema;
 mod epoch;
 mod evaluate;
 mod input;
 mod loss;
+mod mix;
 mod optimizer;
 mod run;
 mod session;
@@ -25,9 +28,11 @@ mod trail;
 
 pub use checkpoint::{EpochTotals, Progress};
 pub use classifier::{About, Classifier};
+pub use ema::Average;
 pub use evaluate::{Accuracy, evaluate};
 pub use input::Normalizer;
-pub use loss::{cross_entropy, target_rank};
-pub use optimizer::Sgd;
+pub use loss::{Targets, binary_cross_entropy, cross_entropy, target_rank, training_loss};
+pub use mix::Mix;
+pub use optimizer::Optimizer;
 pub use run::{CONFIG, Job, Outcome, Stop, run};
 pub use step::{StepResult, step};

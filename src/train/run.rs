@@ -10,15 +10,16 @@ use std::{
 
 use burn::tensor::Device;
 use burn_dist::{Communicator, DataParallel, Rank, WorldSize, agree};
-use burn_resnet::Start;
+use burn_resnet::ResNet;
 
 use super::{
     checkpoint::{self, Progress},
     classifier::{self, About},
+    ema::Average,
     epoch::{self, Pace},
     evaluate::Accuracy,
     input::Normalizer,
-    optimizer::Sgd,
+    optimizer::Optimizer,
     session::Session,
 };
 use crate::{
@@ -158,16 +159,19 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
 }
 
 fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
-    let last_gain = if job.plan.config.model.zero_gamma { 0.0 } else { 1.0 };
-    let start = Start { last_gain, ..Start::default() };
     let Job { plan, data, device, comm, out, resume, stop, progress: mode, info, now_s } = job;
     let rank = comm.rank();
     agree::same_lines(&comm, "the runs", &in_words(plan, data)?)?;
-    let mut model = plan.model.init_with(plan.config.seed, &device.clone().autodiff(), start);
-    let mut optimizer = Sgd::new(&plan.config.optimizer, &model);
+    let mut model = plan.model.init_with(plan.config.seed, &device.clone().autodiff(), plan.start);
+    let mut optimizer = Optimizer::new(&plan.config.optimizer, &model);
+    let average_of = |model: &ResNet| plan.config.optimizer.ema.map(|ema| Average::new(ema, model));
+    let mut average = average_of(&model);
     // What rank 0 finds is everybody's: the others may be on machines without the run's folder.
-    let restored =
-        if resume && rank.is_main() { checkpoint::restore(out, &mut model, &mut optimizer)? } else { None };
+    let restored = if resume && rank.is_main() {
+        checkpoint::restore(out, &mut model, average.as_mut(), &mut optimizer)?
+    } else {
+        None
+    };
     let totals = Totals {
         epochs: plan.schedule.num_epochs(),
         images: plan.schedule.num_images() * rank.world_size().count() as u64,
@@ -189,7 +193,8 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
                     let num_classes = plan.model.num_classes();
                     shown.note(&format!("{}: body kept, new head for {num_classes} classes", path.display()));
                 }
-                optimizer = Sgd::new(&plan.config.optimizer, &model);
+                optimizer = Optimizer::new(&plan.config.optimizer, &model);
+                average = average_of(&model);
             }
             if resume {
                 shown.note("no checkpoint yet: starting from the beginning");
@@ -215,10 +220,13 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         &model.segments(),
         plan.config.distributed.data_parallel(),
     )?;
+    if let Some(average) = &mut average {
+        average.model = ddp.broadcast(average.model.clone())?;
+    }
     let progress = checkpoint::share(&comm, progress, &model, &mut optimizer)?;
     let run = Run { plan, data, comm, out, stop, channels, observer: Observer { recorder, shown } };
     let normalizer = Normalizer::new(&plan.normalization, device);
-    let session = Session::new((model, optimizer, ddp), normalizer, progress);
+    let session = Session::new((model, optimizer, average, ddp), normalizer, progress);
     Ok((run, session))
 }
 

@@ -8,9 +8,10 @@ use burn_resnet::ResNet;
 
 use super::{
     checkpoint::{self, Progress},
+    ema::Average,
     evaluate::{Accuracy, tally},
     input::Normalizer,
-    optimizer::Sgd,
+    optimizer::Optimizer,
     run::Run,
 };
 use crate::{
@@ -24,7 +25,8 @@ use crate::{
 /// What changes during a run: network, optimizer, counters, clock.
 pub(super) struct Session {
     pub(super) model: ResNet,
-    pub(super) optimizer: Sgd,
+    pub(super) optimizer: Optimizer,
+    pub(super) average: Option<Average>,
     pub(super) ddp: DataParallel,
     pub(super) normalizer: Normalizer,
     pub(super) progress: Progress,
@@ -38,7 +40,7 @@ pub(super) struct Session {
 impl Session {
     /// Takes up a run at `progress`.
     pub(super) fn new(
-        (model, optimizer, ddp): (ResNet, Sgd, DataParallel),
+        (model, optimizer, average, ddp): (ResNet, Optimizer, Option<Average>, DataParallel),
         normalizer: Normalizer,
         progress: Progress,
     ) -> Self {
@@ -46,6 +48,7 @@ impl Session {
         Self {
             model,
             optimizer,
+            average,
             ddp,
             normalizer,
             started: now,
@@ -85,6 +88,9 @@ impl Session {
     /// Brings the running statistics of all ranks together; the rest of the model is the same everywhere already.
     fn gather_statistics(&mut self) -> Result<()> {
         self.model = self.ddp.average_buffers(self.model.clone())?;
+        if let Some(average) = &mut self.average {
+            average.model = self.ddp.average_buffers(average.model.clone())?;
+        }
         Ok(())
     }
 
@@ -97,7 +103,8 @@ impl Session {
             let at = self.last_position(&run.plan.schedule);
             let about = run.about(run.plan.schedule.phase(at.phase).validation());
             let keep = run.plan.config.checkpoint.keep;
-            checkpoint::save(run.out, keep, &self.model, &about, &self.optimizer, &self.progress)?;
+            let (model, average) = (&self.model, self.average.as_ref());
+            checkpoint::save(run.out, keep, model, average, &about, &self.optimizer, &self.progress)?;
         }
         run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);
@@ -112,7 +119,7 @@ impl Session {
         }
     }
 
-    /// Evaluates the network as it stands, every rank its part; `None` if the user stopped it.
+    /// Evaluates the network as it stands, or its average, every rank its part; `None` if the user stopped it.
     pub(super) fn evaluate(&mut self, run: &mut Run<'_>) -> Result<Option<Accuracy>> {
         let at = self.last_position(&run.plan.schedule);
         let phase = run.plan.schedule.phase(at.phase);
@@ -121,7 +128,8 @@ impl Session {
         let loader = Loader::new(run.data.val.clone(), run.loader_config(transform, phase.batch_size))?;
         self.gather_statistics()?;
         let stop = run.stop;
-        let mine = tally(&self.model.valid(), &self.normalizer, loader, |_| {}, || stop.requested())?;
+        let model = self.average.as_ref().map_or_else(|| self.model.valid(), |average| average.model.clone());
+        let mine = tally(&model, &self.normalizer, loader, |_| {}, || stop.requested())?;
         Ok(mine.over_ranks(&run.comm)?.accuracy())
     }
 

@@ -8,14 +8,18 @@ use burn::{
 use burn_dist::{DataParallel, DistError};
 use burn_resnet::{ResNet, backward_staged};
 
-use super::{loss, optimizer::Sgd};
+use super::{
+    loss::{self, Targets},
+    optimizer::Optimizer,
+};
+use crate::config::Loss;
 
 /// What a step saw, still on the device: reading it waits for the step to end.
 #[derive(Debug)]
 pub struct StepResult {
     /// Mean loss over the batch, `[1]`.
     pub loss: Tensor<1>,
-    /// Each image's [`target_rank`](super::target_rank), `[n]`.
+    /// Each image's [`target_rank`](super::target_rank), `[n]`; of a mixed image that of its larger share.
     pub target_ranks: Tensor<1, Int>,
     /// Seconds for which this rank stood still for want of the others' gradients.
     pub comm_wait_s: f64,
@@ -30,17 +34,17 @@ pub struct StepResult {
 /// block by block while the backward pass of the last micro-batch runs.
 ///
 /// # Shapes
-/// `images` is `[n, channels, height, width]`, `targets` `[n]`, both off the graph, as a batch comes.
+/// `images` is `[n, channels, height, width]`, `targets` of `n`, both off the graph, as a batch comes.
 ///
 /// # Errors
 /// Those of [`GradientSink`](burn_dist::GradientSink); the weights are then what they were.
 pub fn step(
     model: &mut ResNet,
-    optimizer: &mut Sgd,
+    optimizer: &mut Optimizer,
     ddp: &mut DataParallel,
-    (images, targets): (Tensor<4>, Tensor<1, Int>),
+    (images, targets): (Tensor<4>, Targets),
     lr: f64,
-    smoothing: f64,
+    (loss, smoothing): (Loss, f64),
     micro_batches: usize,
 ) -> Result<StepResult, DistError> {
     let share = 1.0 / micro_batches as f64;
@@ -49,10 +53,10 @@ pub fn step(
     let mut ranks = Vec::with_capacity(micro_batches);
     let mut sink = ddp.sink();
     let mut taken = Ok(());
-    let parts = images.chunk(micro_batches, 0).into_iter().zip(targets.chunk(micro_batches, 0));
+    let parts = images.chunk(micro_batches, 0).into_iter().zip(targets.chunk(micro_batches));
     for (index, (images, targets)) in parts.enumerate() {
-        let (images, on_graph) = (Tensor::from_inner(images), Tensor::from_inner(targets.clone()));
-        let micro_loss = |logits| loss::cross_entropy(logits, on_graph, smoothing).mul_scalar(share);
+        let (images, on_graph) = (Tensor::from_inner(images), targets.clone().on_graph());
+        let micro_loss = |logits| loss::training_loss(loss, logits, on_graph, smoothing).mul_scalar(share);
         let is_last = index + 1 == micro_batches;
         let staged = backward_staged(model, images, micro_loss, |_, segment| {
             let segment = add(model, &mut sum, segment, is_last);
@@ -61,7 +65,7 @@ pub fn step(
             }
         });
         losses.push(staged.loss);
-        ranks.push(loss::target_rank(staged.logits, targets));
+        ranks.push(loss::target_rank(staged.logits, targets.dominant()));
     }
     taken?;
     let synced = sink.finish(model)?;

@@ -116,8 +116,21 @@ impl DataParallel {
         agree::same_lines(&comm, "the models", &describe(&entries, &plan, &config))?;
         let is_single = comm.rank().world_size() == WorldSize::ONE;
         let readers = (!is_single).then(Readers::start);
-        let model = if is_single { model } else { broadcast(&comm, model, &entries)? };
-        Ok((Self { comm, config, entries, trainable, place, plan, readers, spare: Vec::new() }, model))
+        let spare = Vec::new();
+        let ddp = Self { comm, config, entries, trainable, place, plan, readers, spare };
+        let model = ddp.broadcast(model)?;
+        Ok((ddp, model))
+    }
+
+    /// Gives all ranks rank 0's values of a module with the tensors of this one, such as an average of its weights.
+    ///
+    /// # Errors
+    /// [`DistError::Fault`] if the job is over.
+    ///
+    /// # Cost
+    /// One broadcast of the module, and one more copy of it in memory meanwhile.
+    pub fn broadcast<M: Module>(&self, model: M) -> Result<M> {
+        if self.readers.is_none() { Ok(model) } else { broadcast(&self.comm, model, &self.entries) }
     }
 
     /// The communicator, for what else ranks have to say to each other between steps.
