@@ -331,7 +331,10 @@ fn a_job_of_one_looks_for_what_is_no_number_only_if_it_may_skip() {
         let [(skipped, good, raw, passed)] = &ranks[..] else { panic!("{name}") };
         assert!(skipped.gradients.is_empty());
         let why = skipped.skipped.as_deref().unwrap();
-        assert!(why.starts_with("rank 0") && why.ends_with(": gradient of second.bias is not finite"), "{why}");
+        assert!(
+            why.starts_with("rank 0") && why.ends_with(": gradient of second.bias is not finite"),
+            "{why}"
+        );
         assert_eq!(good, raw, "{name}");
         assert!(passed.iter().flatten().flatten().any(|value| value.is_nan()), "{name}");
     });

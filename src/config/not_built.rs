@@ -1,6 +1,6 @@
 //! Keys that are read and checked, but that the trainer cannot carry out. A row a key; who builds it takes it away.
 
-use super::{LossScale, OptimizerRule, Precision, TrainConfig};
+use super::{OptimizerRule, TrainConfig};
 use crate::{
     config::Loss,
     error::{Error, Result},
@@ -11,8 +11,6 @@ use crate::{
 pub(super) fn not_built_yet(config: &TrainConfig) -> Result<()> {
     let TrainConfig { data, model, optimizer, phase, .. } = config;
     let asked = [
-        ("precision", config.precision != Precision::F32),
-        ("loss_scale", !matches!(config.loss_scale, None | Some(LossScale::Static(1.0)))),
         ("data.half_normalization", data.half_normalization),
         ("model.blur_pool", model.blur_pool),
         ("model.fc_std", model.fc_std.is_some()),

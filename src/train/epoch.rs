@@ -7,9 +7,10 @@ use burn_dist::DistError;
 use super::{
     checkpoint::EpochTotals,
     input::train_transform,
+    precision,
     run::Run,
     session::Session,
-    step::step,
+    step::{StepConfig, step},
     trail::{Launched, Trail},
 };
 use crate::{
@@ -48,6 +49,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         session.progress.epoch = EpochTotals::default();
     }
 
+    let rule = precision::loss_scale(&run.plan.config);
     let mut trail = Trail::default();
     while session.progress.step < last_step {
         let waiting = Instant::now();
@@ -55,17 +57,22 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         let data_wait_s = waiting.elapsed().as_secs_f64();
         let at = session.next_position(&run.plan.schedule)?;
 
-        let optimizer = &run.plan.config.optimizer;
+        let loss_scale = session.progress.scaler.scale(rule);
         let result = step(
             &mut session.model,
             &mut session.optimizer,
             &mut session.ddp,
             session.normalizer.tensors(&batch),
             at.lr,
-            optimizer.label_smoothing,
-            optimizer.micro_batches,
+            StepConfig::new(&run.plan.config.optimizer, loss_scale),
         );
         let result = result.map_err(|error| in_context(error, session, at))?;
+        session.progress.scaler.update(rule, result.skipped.is_some());
+        if let Some(why) = result.skipped.as_ref().filter(|_| session.progress.scaler.is_stuck()) {
+            let why =
+                format!("{why}, as in the steps before, at a loss scale of {loss_scale} that goes no lower,");
+            return Err(in_context(DistError::NonFinite(why), session, at));
+        }
 
         let num_images = (batch.len() * run.rank().world_size().count()) as u64;
         session.progress.step += 1;
@@ -76,6 +83,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
             lr: at.lr,
             num_images,
             num_skipped: batch.skipped.len() as u64,
+            scaling: (loss_scale, session.progress.scaler.skipped_steps()),
             data_wait_s,
             seconds: session.lap(),
         };

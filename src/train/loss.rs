@@ -1,13 +1,15 @@
 //! What training minimises and what it is judged by: cross-entropy with label smoothing, top-k by the target's rank.
 
-use burn::tensor::{Int, Tensor, activation::log_softmax};
+use burn::tensor::{DType, FloatDType, Int, Tensor, activation::log_softmax};
 
 /// Mean cross-entropy against targets of which the share `smoothing` is spread evenly over all classes (Szegedy et
-/// al. 2016, section 7), as PyTorch's `cross_entropy(.., label_smoothing)`.
+/// al. 2016, section 7), as PyTorch's `cross_entropy(.., label_smoothing)`. Computed in f32 at least.
 ///
 /// # Shapes
 /// `[n, classes]` and `[n]` to `[1]`.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
+    let is_half = matches!(logits.dtype(), DType::F16 | DType::BF16);
+    let logits = if is_half { logits.cast(FloatDType::F32) } else { logits };
     let log_probabilities = log_softmax(logits, 1);
     let of_target = log_probabilities.clone().gather(1, targets.unsqueeze_dim(1)).mean();
     if smoothing == 0.0 {

@@ -5,6 +5,8 @@
 //! | `run` | the loop over epochs, readable from top to bottom |
 //! | `session` | what changes during a run: network, optimizer, counters, clock |
 //! | `epoch`, `step` | one pass over the data; one update of the weights |
+//! | `precision`, `scaler` | the network's number type; what the loss is multiplied by for it |
+//! | `rehearse` | every shape of the run tried before the clock starts |
 //! | `trail` | the last steps' numbers on their way into the record |
 //! | `input`, `loss`, `optimizer` | bytes to tensors; logits to a number; gradients to weights |
 //! | `evaluate` | exact accuracy over a whole data set |
@@ -18,7 +20,10 @@ mod evaluate;
 mod input;
 mod loss;
 mod optimizer;
+mod precision;
+mod rehearse;
 mod run;
+mod scaler;
 mod session;
 mod step;
 mod trail;
@@ -30,4 +35,5 @@ pub use input::Normalizer;
 pub use loss::{cross_entropy, target_rank};
 pub use optimizer::Sgd;
 pub use run::{CONFIG, Job, Outcome, Stop, run};
-pub use step::{StepResult, step};
+pub use scaler::Scaler;
+pub use step::{StepConfig, StepResult, step};
