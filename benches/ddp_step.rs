@@ -12,7 +12,10 @@ use burn_dist::{
     measure::Timing,
 };
 use burn_resnet::{Depth, ResNet, ResNetConfig};
-use burn_sprint::{config::OptimizerConfig, train};
+use burn_sprint::{
+    config::OptimizerConfig,
+    train::{self, StepConfig},
+};
 use serde_json::json;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -61,7 +64,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
     let batch = || (images.clone(), targets.clone());
     let settings = DataParallelConfig { buckets, ..DataParallelConfig::default() };
     // A rate at which nothing moves far: what is timed is the work.
-    let (lr, smoothing, micro_batches) = (1e-4, 0.0, 1);
+    let (lr, config) = (1e-4, StepConfig::new(&optimizer, 1.0));
 
     let (mut together, mut model_together) = {
         let model = model()?;
@@ -83,8 +86,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
     for turn in 0..repeats + 2 {
         comm.barrier()?;
         let started = Instant::now();
-        let result =
-            train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, smoothing, micro_batches)?;
+        let result = train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, config)?;
         result.loss.into_scalar::<f32>();
         let of_compute = slowest(started.elapsed().as_secs_f64())?;
 
@@ -107,15 +109,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
 
         comm.barrier()?;
         let started = Instant::now();
-        let result = train::step(
-            &mut model_together,
-            &mut sgd_together,
-            &mut together,
-            batch(),
-            lr,
-            smoothing,
-            micro_batches,
-        )?;
+        let result = train::step(&mut model_together, &mut sgd_together, &mut together, batch(), lr, config)?;
         let comm_wait_s = result.comm_wait_s;
         result.loss.into_scalar::<f32>();
         let of_step = slowest(started.elapsed().as_secs_f64())?;

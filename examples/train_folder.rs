@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         comm: Communicator::single(),
         out: &scratch.path().join("run"),
         resume: false,
+        rehearse: false,
         stop: &Stop::new(),
         progress: ProgressMode::detect(10.0),
         info: RunInfo::default(),

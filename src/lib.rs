@@ -40,6 +40,7 @@
 //!     comm: Communicator::single(),
 //!     out: "runs/example".as_ref(),
 //!     resume: false,
+//!     rehearse: false,
 //!     stop: &Stop::new(),
 //!     progress: ProgressMode::detect(10.0),
 //!     info: RunInfo::default(),

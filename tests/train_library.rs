@@ -24,7 +24,7 @@ use burn_sprint::{
     },
     recipe::{Augment, LrRule, Phase, Schedule, ValCrop},
     record::{EndReason, ProgressMode, RunInfo},
-    train::{EpochTotals, Job, Optimizer, Stop, cross_entropy, run, step, target_rank},
+    train::{EpochTotals, Job, Optimizer, StepConfig, Stop, cross_entropy, run, step, target_rank},
 };
 use common::{
     NUM_STEPS, Random, STEPS_PER_EPOCH, assert_same_end, checkpoints, rows, sets, sprint, tiny, word,
@@ -56,6 +56,7 @@ fn train(data: &std::path::Path, out: &std::path::Path, set: &[&str]) {
         comm: Communicator::single(),
         out,
         resume: false,
+        rehearse: false,
         stop: &Stop::new(),
         progress: ProgressMode::Silent,
         info: RunInfo::default(),
@@ -99,18 +100,10 @@ fn two_micro_batches_update_as_the_whole_batch() {
         let mut optimizer = Optimizer::new(&OptimizerConfig::default(), &model);
         let (mut losses, mut ranks) = (Vec::new(), Vec::new());
         for _ in 0..3 {
-            let (images, classes) = batch(&pixels, &classes);
-            let batch = (images, classes.into());
-            let result = step(
-                &mut model,
-                &mut optimizer,
-                &mut ddp,
-                batch,
-                0.1,
-                (Loss::CrossEntropy, 0.1),
-                micro_batches,
-            )
-            .unwrap();
+            let batch = batch(&pixels, &classes);
+            let config =
+                StepConfig { loss: Loss::CrossEntropy, smoothing: 0.1, micro_batches, loss_scale: 1.0 };
+            let result = step(&mut model, &mut optimizer, &mut ddp, batch, 0.1, config).unwrap();
             losses.push(result.loss.into_scalar::<f32>());
             ranks.extend(result.target_ranks.into_data().iter::<i64>());
         }

@@ -57,6 +57,7 @@ fn train<'a>(data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync) -> Vec<Result
             comm,
             out: &out,
             resume,
+            rehearse: plan.as_ref().unwrap().config.rehearse.applies(false),
             stop: &wish,
             progress: ProgressMode::Silent,
             info: RunInfo::default(),

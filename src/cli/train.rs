@@ -134,6 +134,7 @@ fn train_together(
         comm: comm.clone(),
         out: &out,
         resume,
+        rehearse: plan.config.rehearse.applies(device::is_gpu(&plan.config.device)),
         stop: stop_on_signal(rank.is_main())?,
         progress: if rank.is_main() { ProgressMode::detect(HEARTBEAT_S) } else { ProgressMode::Silent },
         info: info(&plan, rank.world_size()),

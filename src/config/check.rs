@@ -167,9 +167,12 @@ mod tests {
     #[test]
     fn every_key_of_the_recipe_is_read_and_what_is_not_built_is_refused_by_name() {
         for (set, refused) in [
-            ("precision=bf16", Some("precision")),
-            ("loss_scale=1024", Some("loss_scale")),
-            ("loss_scale=dynamic", Some("loss_scale")),
+            ("precision=f16", None),
+            ("precision=bf16", None),
+            ("loss_scale=1024", None),
+            ("loss_scale=dynamic", None),
+            ("rehearse=true", None),
+            ("rehearse=false", None),
             ("data.half_normalization=true", Some("data.half_normalization")),
             ("model.blur_pool=true", Some("model.blur_pool")),
             ("model.fc_std=0.01", Some("model.fc_std")),

@@ -12,5 +12,5 @@ pub use layers::Sources;
 pub use plan::{DataFacts, Normalization, Plan, Target};
 pub use train::{
     CheckpointConfig, ClusterConfig, DataConfig, DistributedConfig, Ema, Loss, LossScale, ModelConfig,
-    OptimizerConfig, OptimizerRule, Precision, TrainConfig,
+    OptimizerConfig, OptimizerRule, Precision, Rehearse, TrainConfig,
 };

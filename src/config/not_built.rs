@@ -1,6 +1,6 @@
 //! Keys that are read and checked, but that the trainer cannot carry out. A row a key; who builds it takes it away.
 
-use super::{LossScale, Precision, TrainConfig};
+use super::TrainConfig;
 use crate::{
     error::{Error, Result},
     recipe::ValCrop,
@@ -10,8 +10,6 @@ use crate::{
 pub(super) fn not_built_yet(config: &TrainConfig) -> Result<()> {
     let TrainConfig { data, phase, .. } = config;
     let asked = [
-        ("precision", config.precision != Precision::F32),
-        ("loss_scale", !matches!(config.loss_scale, None | Some(LossScale::Static(1.0)))),
         ("data.half_normalization", data.half_normalization),
         ("phase.data", phase.iter().any(|phase| phase.data.is_some())),
         ("phase.val", phase.iter().any(|phase| phase.val != ValCrop::Center)),

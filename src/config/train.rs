@@ -1,8 +1,8 @@
 //! The configuration file, key by key. Serde's view: well-formed, not yet checked.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
-use burn_dist::{BucketConfig, DataParallelConfig, WorldSize};
+use burn_dist::{BucketConfig, DataParallelConfig, NonFinite, WorldSize};
 use burn_resnet::{Depth, Stem};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,10 @@ pub struct TrainConfig {
     /// if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// Whether a step of every shape is tried before the clock starts, so that memory runs out then or never: `true`,
+    /// `false`, or `auto`: on a GPU.
+    #[serde(default)]
+    pub rehearse: Rehearse,
     /// The network.
     pub model: ModelConfig,
     /// The pictures.
@@ -75,6 +79,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 /// What the loss is multiplied by, so that gradients are not lost below half precision's range.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", expecting = "expected a number such as 1024, or \"dynamic\"")]
@@ -84,6 +98,28 @@ pub enum LossScale {
     /// The same for the whole run.
     #[serde(untagged)]
     Static(f64),
+}
+
+/// Whether memory is rehearsed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", expecting = "true, false or \"auto\"")]
+pub enum Rehearse {
+    /// Where memory is scarce and the first step of a shape costs time anyway: on a GPU.
+    #[default]
+    Auto,
+    /// As the user said.
+    #[serde(untagged)]
+    Fixed(bool),
+}
+
+impl Rehearse {
+    /// The answer for a device of this kind.
+    pub fn applies(self, is_gpu: bool) -> bool {
+        match self {
+            Self::Auto => is_gpu,
+            Self::Fixed(wanted) => wanted,
+        }
+    }
 }
 
 /// The network. Classes and channels come from the data.
@@ -308,9 +344,9 @@ impl Default for DistributedConfig {
 
 impl DistributedConfig {
     /// As burn-dist takes it.
-    pub(crate) fn data_parallel(&self) -> DataParallelConfig {
+    pub(crate) fn data_parallel(&self, non_finite: NonFinite) -> DataParallelConfig {
         let buckets = BucketConfig { first_bytes: self.first_bucket_bytes, cap_bytes: self.bucket_bytes };
-        DataParallelConfig { buckets, ..DataParallelConfig::default() }
+        DataParallelConfig { buckets, non_finite }
     }
 }
 

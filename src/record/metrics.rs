@@ -95,6 +95,12 @@ pub struct StepRow {
     /// Images left out so far because their files are bad.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_images: Option<u64>,
+    /// What the step's loss was multiplied by for the backward pass, if it was.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps so far that left the weights as they were because a gradient was no number; they count as steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
 }
 
 /// An epoch: means over its training steps, and the evaluation after it if there was one.
@@ -148,6 +154,9 @@ pub struct EpochRow {
     /// Images left out so far because their files are bad.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_images: Option<u64>,
+    /// Steps so far that left the weights as they were because a gradient was no number; they count as steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
 }
 
 /// The start of a phase, and what the schedule plans for it.

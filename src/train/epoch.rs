@@ -8,9 +8,10 @@ use super::{
     checkpoint::EpochTotals,
     input::train_transform,
     mix::Mix,
+    precision,
     run::Run,
     session::Session,
-    step::step,
+    step::{StepConfig, step},
     trail::{Launched, Trail},
 };
 use crate::{
@@ -51,6 +52,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
 
     let optimizer = &run.plan.config.optimizer;
     session.optimizer.set_momentum(phase.momentum.unwrap_or(optimizer.momentum));
+    let rule = precision::loss_scale(&run.plan.config);
     let mut trail = Trail::default();
     while session.progress.step < last_step {
         let waiting = Instant::now();
@@ -66,17 +68,23 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
             Some(mix) => mix.apply(images, classes),
             None => (images, classes.into()),
         };
+        let loss_scale = session.progress.scaler.scale(rule);
         let result = step(
             &mut session.model,
             &mut session.optimizer,
             &mut session.ddp,
             mixed,
             at.lr,
-            (optimizer.loss, optimizer.label_smoothing),
-            optimizer.micro_batches,
+            StepConfig::new(optimizer, loss_scale),
         );
         let result = result.map_err(|error| in_context(error, session, at))?;
-        if let Some(average) = &mut session.average {
+        session.progress.scaler.update(rule, result.skipped.is_some());
+        if let Some(why) = result.skipped.as_ref().filter(|_| session.progress.scaler.is_stuck()) {
+            let why =
+                format!("{why}, as in the steps before, at a loss scale of {loss_scale} that goes no lower,");
+            return Err(in_context(DistError::NonFinite(why), session, at));
+        }
+        if let Some(average) = session.average.as_mut().filter(|_| result.skipped.is_none()) {
             average.update(&session.model);
         }
 
@@ -89,6 +97,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
             lr: at.lr,
             num_images,
             num_skipped: batch.skipped.len() as u64,
+            scaling: (loss_scale, session.progress.scaler.skipped_steps()),
             data_wait_s,
             seconds: session.lap(),
         };

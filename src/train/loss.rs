@@ -2,7 +2,7 @@
 //! targets, top-k by the target's rank.
 
 use burn::tensor::{
-    Int, Tensor,
+    DType, FloatDType, Int, Tensor,
     activation::{log_softmax, softplus},
 };
 
@@ -75,12 +75,12 @@ pub fn training_loss(loss: Loss, logits: Tensor<2>, targets: Targets, smoothing:
 }
 
 /// Mean cross-entropy against targets of which the share `smoothing` is spread evenly over all classes (Szegedy et
-/// al. 2016, section 7), as PyTorch's `cross_entropy(.., label_smoothing)`.
+/// al. 2016, section 7), as PyTorch's `cross_entropy(.., label_smoothing)`. Computed in f32 at least.
 ///
 /// # Shapes
 /// `[n, classes]` and `[n]` to `[1]`.
 pub fn cross_entropy(logits: Tensor<2>, targets: impl Into<Targets>, smoothing: f64) -> Tensor<1> {
-    let log_probabilities = log_softmax(logits, 1);
+    let log_probabilities = log_softmax(in_f32(logits), 1);
     let of_target = targets.into().pick(log_probabilities.clone());
     if smoothing == 0.0 {
         return of_target.neg();
@@ -93,11 +93,12 @@ pub fn cross_entropy(logits: Tensor<2>, targets: impl Into<Targets>, smoothing: 
 /// the sum as composer takes it).
 ///
 /// timm divides by the number of classes as well. To LAMB that is the same training where `eps` and `max_grad_norm` are
-/// larger by that number.
+/// larger by that number. Computed in f32 at least.
 ///
 /// # Shapes
 /// `[n, classes]` and `[n]` to `[1]`.
 pub fn binary_cross_entropy(logits: Tensor<2>, targets: impl Into<Targets>, smoothing: f64) -> Tensor<1> {
+    let logits = in_f32(logits);
     // Of class k with target t: softplus(x) - t x. So targets need not be written out.
     let of_none = softplus(logits.clone(), 1.0).sum_dim(1).mean();
     let of_target = targets.into().pick(logits.clone());
@@ -105,6 +106,11 @@ pub fn binary_cross_entropy(logits: Tensor<2>, targets: impl Into<Targets>, smoo
         return of_none - of_target;
     }
     of_none - of_target.mul_scalar(1.0 - smoothing) - logits.mean().mul_scalar(smoothing)
+}
+
+fn in_f32(logits: Tensor<2>) -> Tensor<2> {
+    let is_half = matches!(logits.dtype(), DType::F16 | DType::BF16);
+    if is_half { logits.cast(FloatDType::F32) } else { logits }
 }
 
 /// How many classes come before the target when logits are sorted downwards; a tie goes to the lower class.

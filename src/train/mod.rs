@@ -5,6 +5,8 @@
 //! | `run` | the loop over epochs, readable from top to bottom |
 //! | `session` | what changes during a run: network, optimizer, counters, clock |
 //! | `epoch`, `step` | one pass over the data; one update of the weights |
+//! | `precision`, `scaler` | the network's number type; what the loss is multiplied by for it |
+//! | `rehearse` | every shape of the run tried before the clock starts |
 //! | `trail` | the last steps' numbers on their way into the record |
 //! | `input`, `mix` | bytes to tensors; pictures made of two |
 //! | `loss`, `optimizer`, `ema` | logits to a number; gradients to weights; the weights' average |
@@ -21,7 +23,10 @@ mod input;
 mod loss;
 mod mix;
 mod optimizer;
+mod precision;
+mod rehearse;
 mod run;
+mod scaler;
 mod session;
 mod step;
 mod trail;
@@ -35,4 +40,5 @@ pub use loss::{Targets, binary_cross_entropy, cross_entropy, target_rank, traini
 pub use mix::Mix;
 pub use optimizer::Optimizer;
 pub use run::{CONFIG, Job, Outcome, Stop, run};
-pub use step::{StepResult, step};
+pub use scaler::Scaler;
+pub use step::{StepConfig, StepResult, step};

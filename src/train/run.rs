@@ -6,6 +6,7 @@
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
 };
 
 use burn::tensor::Device;
@@ -20,6 +21,7 @@ use super::{
     evaluate::Accuracy,
     input::Normalizer,
     optimizer::Optimizer,
+    precision, rehearse,
     session::Session,
 };
 use crate::{
@@ -50,6 +52,8 @@ pub struct Job<'a> {
     pub out: &'a Path,
     /// Whether to go on from the folder's newest checkpoint, if it has one.
     pub resume: bool,
+    /// Whether every shape of the run is tried before its clock starts, so that memory runs out then or never.
+    pub rehearse: bool,
     /// How the user asks to stop.
     pub stop: &'a Stop,
     /// How progress is shown.
@@ -159,8 +163,9 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
 }
 
 fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
-    let Job { plan, data, device, comm, out, resume, stop, progress: mode, info, now_s } = job;
+    let Job { plan, data, device, comm, out, resume, rehearse, stop, progress: mode, info, now_s } = job;
     let rank = comm.rank();
+    precision::check_device(&plan.config, device)?;
     agree::same_lines(&comm, "the runs", &in_words(plan, data)?)?;
     let mut model = plan.model.init_with(plan.config.seed, &device.clone().autodiff(), plan.start);
     let mut optimizer = Optimizer::new(&plan.config.optimizer, &model);
@@ -177,6 +182,12 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         images: plan.schedule.num_images() * rank.world_size().count() as u64,
     };
     let mut shown = record::Progress::new(totals, mode);
+    if rehearse {
+        let begun = Instant::now();
+        let num_shapes = rehearse::rehearse(plan, device, &comm)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        shown.note(&format!("rehearsed {num_shapes} shapes of batches in {seconds:.1} s"));
+    }
 
     let (progress, recorder) = match restored {
         Some((progress, damaged)) => {
@@ -218,14 +229,15 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         comm.clone(),
         model.clone(),
         &model.segments(),
-        plan.config.distributed.data_parallel(),
+        plan.config.distributed.data_parallel(precision::non_finite(&plan.config)),
     )?;
     if let Some(average) = &mut average {
         average.model = ddp.broadcast(average.model.clone())?;
     }
     let progress = checkpoint::share(&comm, progress, &model, &mut optimizer)?;
     let run = Run { plan, data, comm, out, stop, channels, observer: Observer { recorder, shown } };
-    let normalizer = Normalizer::new(&plan.normalization, device);
+    let normalizer =
+        Normalizer::new(&plan.normalization, device).rounded_to(precision::dtype(plan.config.precision));
     let session = Session::new((model, optimizer, average, ddp), normalizer, progress);
     Ok((run, session))
 }

@@ -144,6 +144,7 @@ impl Session {
         let totals = &self.progress.epoch;
         let mean = |sum: f64| Some(sum / totals.images as f64);
         let skipped = self.progress.skipped_images;
+        let skipped_steps = self.progress.scaler.skipped_steps();
         let row = EpochRow {
             at: self.moment(at),
             lr: Some(at.lr),
@@ -160,6 +161,7 @@ impl Session {
             comm_s: run.among_many(totals.comm_s),
             param_hash: Some(format!("{hash:016x}")),
             skipped_images: (skipped > 0).then_some(skipped),
+            skipped_steps: (skipped_steps > 0).then_some(skipped_steps),
             ..EpochRow::default()
         };
         run.observer.epoch(&row)?;

@@ -42,7 +42,7 @@ pub struct Optimizer {
     norm: HashSet<ParamId>,
     names: HashMap<ParamId, String>,
     /// By the parameter's name and what kind of state it is.
-    state: HashMap<String, Tensor<1>>,
+    tensors: HashMap<String, Tensor<1>>,
     /// Steps taken, if the rule counts them.
     num_steps: u64,
 }
@@ -71,7 +71,7 @@ impl Optimizer {
             weight_decay: config.weight_decay,
             norm: params.iter().filter(|param| param.is_norm).map(|param| param.id).collect(),
             names: params.into_iter().map(|param| (param.id, param.name)).collect(),
-            state: HashMap::new(),
+            tensors: HashMap::new(),
             num_steps: 0,
         }
     }
@@ -134,12 +134,12 @@ struct Update<'a> {
 impl Update<'_> {
     fn take<const D: usize>(&mut self, id: ParamId, kind: &str, shape: [usize; D]) -> Option<Tensor<D>> {
         let key = format!("{}{kind}", self.optimizer.names[&id]);
-        self.optimizer.state.remove(&key).map(|state| state.reshape(shape))
+        self.optimizer.tensors.remove(&key).map(|state| state.reshape(shape))
     }
 
     fn put<const D: usize>(&mut self, id: ParamId, kind: &str, state: Tensor<D>) {
         let key = format!("{}{kind}", self.optimizer.names[&id]);
-        self.optimizer.state.insert(key, state.reshape([-1]));
+        self.optimizer.tensors.insert(key, state.reshape([-1]));
     }
 
     /// The step along `gradient` with the velocity of earlier ones.

@@ -16,16 +16,27 @@ const NUM_STEPS: &str = "num_steps";
 const HEADER_BYTES: usize = 1 << 20;
 
 impl Optimizer {
-    /// The state, the same bytes for the same state.
+    /// The tensors of the state, flat, in 32 bits, sorted by name: of SGD and LARS a velocity under each parameter's name,
+    /// of LAMB `NAME.exp_avg` and `NAME.exp_avg_sq`.
+    ///
+    /// # Cost
+    /// A read of all of them from the device.
+    pub fn state(&self) -> Vec<(String, TensorData)> {
+        let mut tensors: Vec<_> =
+            self.tensors.iter().map(|(name, state)| (name.clone(), state.clone().into_data())).collect();
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors
+    }
+
+    /// The whole state, the same bytes for the same state.
     ///
     /// # Errors
     /// Something that cannot be written as safetensors, in words.
     ///
     /// # Cost
-    /// A read of the whole state from the device.
+    /// As [`state`](Self::state).
     pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
-        let mut tensors: Vec<_> =
-            self.state.iter().map(|(name, state)| (name.clone(), state.clone().into_data())).collect();
+        let mut tensors = self.state();
         if self.num_steps > 0 {
             tensors.push((NUM_STEPS.into(), TensorData::from([self.num_steps])));
         }
@@ -80,7 +91,7 @@ impl Optimizer {
         if let Some(name) = tensors.keys().min() {
             return Err(format!("{name} is left over"));
         }
-        self.state = state;
+        self.tensors = state;
         self.num_steps = num_steps;
         Ok(())
     }
