@@ -143,6 +143,35 @@ fn a_stop_on_one_rank_stops_all_and_a_resume_needs_rank_0s_folder_only() {
     assert_same_end(&bench.out("run", 0), &bench.out("whole", 0));
 }
 
+/// Mixed images, moments and averages: drawn by each rank, and the same on all after every epoch (which a run checks of
+/// weights and averages), also after a resume from what only rank 0 has.
+#[test]
+fn ranks_that_mix_and_average_stay_one_and_resume_as_one() {
+    let bench = Bench::new();
+    let set = vec![
+        "optimizer.rule=lamb",
+        "optimizer.loss=bce",
+        "optimizer.mixup=0.2",
+        "optimizer.cutmix=1.0",
+        "optimizer.ema=0.8",
+    ];
+    let told = |run: &'static str, rank| Rank { set: set.clone(), ..bench.told(run, rank) };
+    for outcome in train(bench.0.path(), |rank| told("whole", rank)) {
+        assert_eq!(outcome.unwrap().reason, EndReason::Done);
+    }
+    for outcome in train(bench.0.path(), |rank| Rank { stop: rank == 1, ..told("run", rank) }) {
+        assert_eq!(outcome.unwrap().reason, EndReason::Stopped);
+    }
+    let (_, saved) = checkpoints(&bench.out("run", 0)).pop().unwrap();
+    let [averaged, trained] =
+        ["model", "trained"].map(|name| fs::read(saved.join(name).with_extension("safetensors")));
+    assert_ne!(averaged.unwrap(), trained.unwrap());
+    let resumed = train(bench.0.path(), |rank| Rank { resume: true, ..told("run", rank) });
+    let [first, second] = resumed.into_iter().map(Result::unwrap).collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((first.reason, first.accuracy), (EndReason::Done, second.accuracy));
+    assert_same_end(&bench.out("run", 0), &bench.out("whole", 0));
+}
+
 #[test]
 fn a_rank_that_is_told_something_else_is_named() {
     let bench = Bench::new();

@@ -136,6 +136,9 @@ impl Session {
     /// Records an epoch after its evaluation, once all ranks have found that they still have the same network.
     pub(super) fn end_epoch(&mut self, run: &mut Run<'_>, accuracy: Accuracy) -> Result<()> {
         let hash = self.ddp.verify_same(&self.model)?;
+        if let Some(average) = &self.average {
+            self.ddp.verify_same(&average.model)?;
+        }
         let at = self.last_position(&run.plan.schedule);
         self.progress.epochs_done += 1;
         self.progress.skipped_images += accuracy.num_skipped;
