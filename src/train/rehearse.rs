@@ -181,7 +181,7 @@ mod tests {
                 let ranks: Vec<_> = mesh.into_iter().map(|comm| scope.spawn(|| one(comm))).collect();
                 ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
             });
-            let own = "rehearsal of phase 1: evaluating 128 images of 28 x 28 px failed on rank 1: out of memory: \
+            let own = "rehearsal of phase 1: evaluating 128 images of 28 x 28 px failed on rank 1 of 2: out of memory: \
                        12 GiB; if memory ran out, take a smaller `batch_size`";
             assert_eq!(errors[1], own);
             assert!(errors[0].starts_with("rank 1 on ") && errors[0].contains(own), "{}", errors[0]);
