@@ -15,7 +15,7 @@ use burn_dist::{Communicator, Config, WorldSize};
 use burn_sprint::{
     Error, Result,
     config::{DataFacts, Plan, Sources},
-    data::{Location, open_pair},
+    data::{Copies, Location},
     record::{EndReason, ProgressMode, RunInfo},
     train::{Job, Outcome, Stop, run},
 };
@@ -43,9 +43,12 @@ fn train<'a>(data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync) -> Vec<Result
         let words = tiny(data, &out).into_iter().skip_while(|word| word != "--set");
         let words = words.filter(|word| word != "--set").chain(set.into_iter().map(str::to_owned));
         let sources = Sources { preset: Some("default".into()), set: words.collect(), ..Sources::default() };
-        let pictures = open_pair(&Location::Path(data.into()), None, 0.2).unwrap();
-        let plan =
-            Plan::new(sources.resolve().unwrap(), DataFacts::of(&pictures.train), comm.rank().world_size());
+        let pictures = Copies::open(&Location::Path(data.into()), None, 0.2).unwrap();
+        let plan = Plan::new(
+            sources.resolve().unwrap(),
+            DataFacts::of(&pictures.main().train),
+            comm.rank().world_size(),
+        );
         let wish = Stop::new();
         if stop {
             wish.request();

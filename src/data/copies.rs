@@ -73,19 +73,21 @@ impl Copies {
 }
 
 fn open_copy(location: &Location, name: &str, main: &Pair, val_fraction: f64) -> Result<Pair, DataError> {
-    let is_one_name = matches!(*Path::new(name).components().collect::<Vec<_>>(), [Component::Normal(_)]);
+    let mut parts = Path::new(name).components();
+    let leads_down = !name.is_empty() && parts.clone().all(|part| matches!(part, Component::Normal(_)));
     let Location::Path(root) = location else {
         return Err(refused(Path::new(name), "is a folder below the data, but no path to data was given"));
     };
     let path = root.join(name);
-    if !is_one_name {
-        return Err(refused(&path, "is not the name of a folder right below the data"));
+    if !leads_down {
+        return Err(refused(&path, "is not a folder below the data"));
     }
     if !root.is_dir() {
         let reason = format!("is a folder below the data, but {} is a file", root.display());
         return Err(refused(&path, reason));
     }
-    if main.train.class_names().iter().any(|class| class == name) {
+    let first = parts.next().map(|part| part.as_os_str().to_string_lossy());
+    if main.train.class_names().iter().any(|class| Some(class.as_str()) == first.as_deref()) {
         let reason = "lies among the class folders: divide the data into train/ and val/ beside it";
         return Err(refused(&path, reason));
     }
