@@ -75,7 +75,13 @@ fn half_normalization_is_pytorchs() {
         assert_eq!(images.dims(), [1, 3, 16, 16]);
         let got: Vec<f32> = images.permute([0, 2, 3, 1]).into_data().iter().collect();
         for (place, (got, expected)) in got.iter().zip(&expected).enumerate() {
-            assert_eq!(got.to_bits(), expected.to_bits(), "{name}: byte {}, channel {}", place / 3, place % 3);
+            assert_eq!(
+                got.to_bits(),
+                expected.to_bits(),
+                "{name}: byte {}, channel {}",
+                place / 3,
+                place % 3
+            );
         }
         // The rounding is seen: the plain way is off by up to two thousandths.
         let plain = Normalizer::new(&Normalization::imagenet(3), &device).images(&pixels, [1, 16, 16, 3]);
@@ -114,10 +120,8 @@ fn evaluation_tensors_are_torchvisions() {
         let got: Vec<f32> = images.clone().into_data().iter().collect();
         assert_eq!(got.len(), expected.len());
         let image_len = 3 * 20 * 20;
-        for (name, (got, expected)) in source
-            .class_names()
-            .iter()
-            .zip(got.chunks_exact(image_len).zip(expected.chunks_exact(image_len)))
+        for (name, (got, expected)) in
+            source.class_names().iter().zip(got.chunks_exact(image_len).zip(expected.chunks_exact(image_len)))
         {
             // Of bytes, as before normalisation.
             let off = |at: usize| 255.0 * normalization.std[at / 400] * (got[at] - expected[at]).abs();
@@ -330,7 +334,8 @@ fn rectangular_accuracy_does_not_depend_on_the_world_size() {
                 }
                 let count = |percent: f64| (percent / 100.0 * part.num_images as f64).round() as u64;
                 loss += part.loss * part.num_images as f64;
-                for (sum, part) in counts.iter_mut().zip([count(part.top1), count(part.top5), part.num_images])
+                for (sum, part) in
+                    counts.iter_mut().zip([count(part.top1), count(part.top5), part.num_images])
                 {
                     *sum += part;
                 }
