@@ -23,9 +23,9 @@ use burn_sprint::{
         sizes,
         transform::MAX_SIZE,
     },
-    train::{Normalizer, evaluate},
+    train::{About, Classifier, Normalizer, comparable_crop, evaluate},
 };
-use common::Random;
+use common::{Random, sprint, word};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -349,5 +349,68 @@ fn rectangular_accuracy_does_not_depend_on_the_world_size() {
             assert_eq!(got, alone, "{name}, {world_size} ranks");
             assert!((got_loss - loss).abs() < 1e-9 * loss, "{name}, {world_size} ranks: {got_loss} {loss}");
         }
+    }
+}
+
+/// `sprint eval --rect` says both figures, those of the library; a square above 224 pixels has its companion too.
+#[test]
+fn the_command_evaluates_by_rectangles() {
+    let folder = tempfile::tempdir().unwrap();
+    let shapes = Shapes::new(37);
+    let mut picture = Picture::default();
+    for index in 0..37 {
+        let class_folder = folder.path().join("pictures").join(shapes.label(index).to_string());
+        fs::create_dir_all(&class_folder).unwrap();
+        shapes.read(index, &mut picture).unwrap();
+        let (width, height) = (picture.width() as u32, picture.height() as u32);
+        let image = image::RgbImage::from_raw(width, height, picture.pixels().to_vec()).unwrap();
+        image.save(class_folder.join(format!("{index:02}.png"))).unwrap();
+    }
+    let weights = folder.path().join("weights.safetensors");
+    let model = network(7, &Device::flex());
+    let normalization = Normalization::imagenet(3);
+    let about = About { classes: None, normalization: normalization.clone(), size: 16, resize: 18 };
+    Classifier::save(&model, &about, &weights).unwrap();
+
+    let pictures = word(&folder.path().join("pictures"));
+    let eval = |more: &[&str]| {
+        let words = ["eval", "--checkpoint", &word(&weights), "--data", &pictures, "--batch-size", "8"];
+        sprint(words.iter().chain(more))
+    };
+    let output = eval(&["--rect"]).ok().stdout;
+    let source = open(&Location::Path(pictures.clone().into()), Split::Val).unwrap();
+    let sizes = sizes::of(&*source, OnBadFile::Fail, None, |_| panic!("they are remembered")).unwrap();
+    let transform = Transform::CenterCrop { size: 16, resize: 18 };
+    let config = LoaderConfig::new(transform, Channels::Rgb, CHUNK, Pass::Evaluate);
+    let normalizer = Normalizer::new(&normalization, &Device::flex());
+    let line = |loader: Loader, how: &str| {
+        let found = evaluate(&model, &normalizer, loader, |_| {}, || false).unwrap().unwrap();
+        let (top1, top5, loss) = (found.top1, found.top5, found.loss);
+        format!("top-1 {top1:.2} %  top-5 {top5:.2} %  loss {loss:.4}  on 37 images at 16 px ({how})\n")
+    };
+    let rect = line(Loader::rectangular(source.clone(), config, &sizes).unwrap(), "resize 18, rectangles");
+    let center = line(Loader::new(source, config).unwrap(), "resize 18");
+    assert_ne!(rect.split(" on ").next(), center.split(" on ").next());
+    assert_eq!(output, rect + &center);
+
+    let output = eval(&["--size", "232", "--resize", "240", "--per-class", "1"]).ok().stdout;
+    let lines: Vec<&str> = output.lines().map(|line| line.split(" on ").nth(1).unwrap()).collect();
+    assert_eq!(lines, ["7 images at 232 px (resize 240)", "7 images at 224 px (resize 256)"]);
+    let error = eval(&["--rect", "--size", "7"]);
+    assert!(error.error(2).starts_with("error: --rect at 7 pixels: "), "{error:?}");
+}
+
+#[test]
+fn only_what_does_not_compare_has_a_companion() {
+    for (size, resize, rectangles, expected) in [
+        (224, 256, false, None),
+        (224, 255, false, None),
+        (128, 145, false, None),
+        (128, 145, true, Some((128, 145))),
+        (224, 256, true, Some((224, 256))),
+        (288, 328, true, Some((224, 256))),
+        (288, 328, false, Some((224, 256))),
+    ] {
+        assert_eq!(comparable_crop(size, resize, rectangles), expected, "{size} of {resize}, {rectangles}");
     }
 }

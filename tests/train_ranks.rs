@@ -327,4 +327,18 @@ fn a_bad_picture_is_known_before_the_first_step() {
         // Once an epoch of the second phase; the first reads the copy.
         assert_eq!(outcome.progress.skipped_images, 2);
     }
+
+    // Headers, and no pixels.
+    for class in ["class0", "class1"] {
+        for entry in fs::read_dir(folder.path().join("val").join(class)).unwrap() {
+            let path = entry.unwrap().path();
+            let whole = fs::read(&path).unwrap();
+            fs::write(&path, &whole[..60.min(whole.len())]).unwrap();
+        }
+    }
+    fs::remove_dir_all(folder.path().join("data.on_bad_file=skip-0")).unwrap();
+    for outcome in train(folder.path(), told("data.on_bad_file=skip")) {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("none of the 10 validation pictures can be used"), "{error}");
+    }
 }

@@ -18,6 +18,8 @@ use std::{
     thread,
 };
 
+use burn_dist::WorldSize;
+
 use super::{
     batches::Batches,
     cores::cores,
@@ -103,6 +105,7 @@ struct Shared {
     num_batches: usize,
     batches_ahead: usize,
     channels: usize,
+    is_alone: bool,
     state: Mutex<State>,
     /// The threads wait here for tickets.
     tickets: Condvar,
@@ -187,6 +190,7 @@ impl Loader {
             num_batches,
             batches_ahead: config.batches_ahead,
             channels: config.channels.count(),
+            is_alone: config.rank.world_size() == WorldSize::ONE,
             state: Mutex::new(State {
                 next: (config.start_batch, 0),
                 consuming: config.start_batch,
@@ -252,8 +256,8 @@ impl Iterator for Loader {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let Some((number, slot)) = self.wait() else {
-                // An evaluation of which nothing was left is no evaluation.
-                if self.num_given == 0 && !self.skipped.is_empty() {
+                // An evaluation of which nothing was left is no evaluation. What other ranks have left is not known here.
+                if self.num_given == 0 && !self.skipped.is_empty() && self.shared.is_alone {
                     let num_tried = self.skipped.len();
                     let first = self.skipped.swap_remove(0);
                     self.skipped.clear();

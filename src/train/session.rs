@@ -144,7 +144,11 @@ impl Session {
         let stop = run.stop;
         let mut mine = tally(&self.model.valid(), &self.normalizer, loader, |_| {}, || stop.requested())?;
         mine.num_skipped += if run.rank().is_main() { num_unreadable } else { 0 };
-        Ok(mine.over_ranks(&run.comm)?.accuracy())
+        let all = mine.over_ranks(&run.comm)?.accuracy();
+        if let Some(Accuracy { num_images: 0, num_skipped, .. }) = all {
+            return Err(Error::run(format!("none of the {num_skipped} validation pictures can be used")));
+        }
+        Ok(all)
     }
 
     /// Records an epoch after its evaluation, once all ranks have found that they still have the same network.
