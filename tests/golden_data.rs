@@ -19,9 +19,10 @@ use burn_sprint::{
     data::{
         Batch, Channels, Loader, LoaderConfig, Location, OnBadFile, Pass, Picture, PictureSize, Rectangles,
         SampleError, SampleFault, Source, Split, Transform, open,
+        random::Stream,
         rect::{aspect_ratio, crop_shape, mean_ratio},
         sizes,
-        transform::MAX_SIZE,
+        transform::{MAX_SIZE, Stage},
     },
     train::{About, Classifier, Normalizer, comparable_crop, evaluate},
 };
@@ -89,6 +90,31 @@ fn half_normalization_is_pytorchs() {
         let largest = plain.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!((0.001..0.0025).contains(&largest), "{name}: {largest}");
     }
+}
+
+/// Check 17: the pixels of a rectangle, byte for byte, and its black margin where the picture is smaller.
+#[test]
+fn rectangular_crops_are_torchvisions() {
+    let bytes = fs::read(fixtures().join("golden_tensors.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let source = tensors.tensor("source").unwrap();
+    let mut picture = Picture::default();
+    let (width, height) = (source.shape()[1], source.shape()[0]);
+    picture.reshape(width, height, Channels::Rgb).unwrap().copy_from_slice(source.data());
+    let mut num_cases = 0;
+    for (name, expected) in tensors.tensors() {
+        let Some(numbers) = name.strip_prefix("rectangle ") else { continue };
+        let numbers: Vec<usize> = numbers.split(' ').map(|number| number.parse().unwrap()).collect();
+        let [resize, width, height] = numbers[..] else { panic!("{name}") };
+        let transform = Transform::CenterRectangle { width, height, resize };
+        let geometry = transform.plan(picture.width(), picture.height(), &mut Stream::of_sample(0, 0, 0));
+        let mut got = vec![77; 3 * width * height];
+        Stage::default().apply(&geometry, &picture, transform.shape(), Channels::Rgb, &mut got);
+        assert_eq!(expected.shape(), [height, width, 3]);
+        assert!(got == expected.data(), "{name}");
+        num_cases += 1;
+    }
+    assert_eq!(num_cases, 6);
 }
 
 /// Check 15: from the file to the normalised tensor, against `pil_loader`, `Resize`, `CenterCrop`, `ToTensor` and
