@@ -15,6 +15,10 @@ use burn_resnet::{Depth, ResNet, ResNetConfig};
 use burn_sprint::{config::OptimizerConfig, train};
 use serde_json::json;
 
+/// The allocator of the program `sprint`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What is timed.
@@ -61,7 +65,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
     let batch = || (images.clone(), targets.clone());
     let settings = DataParallelConfig { buckets, ..DataParallelConfig::default() };
     // A rate at which nothing moves far: what is timed is the work.
-    let (lr, smoothing, micro_batches) = (1e-4, 0.0, 1);
+    let (lr, config) = (1e-4, train::StepConfig::new(&optimizer, 1.0));
 
     let (mut together, mut model_together) = {
         let model = model()?;
@@ -83,8 +87,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
     for turn in 0..repeats + 2 {
         comm.barrier()?;
         let started = Instant::now();
-        let result =
-            train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, smoothing, micro_batches)?;
+        let result = train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, config)?;
         result.loss.into_scalar::<f32>();
         let of_compute = slowest(started.elapsed().as_secs_f64())?;
 
@@ -107,15 +110,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
 
         comm.barrier()?;
         let started = Instant::now();
-        let result = train::step(
-            &mut model_together,
-            &mut sgd_together,
-            &mut together,
-            batch(),
-            lr,
-            smoothing,
-            micro_batches,
-        )?;
+        let result = train::step(&mut model_together, &mut sgd_together, &mut together, batch(), lr, config)?;
         let comm_wait_s = result.comm_wait_s;
         result.loss.into_scalar::<f32>();
         let of_step = slowest(started.elapsed().as_secs_f64())?;

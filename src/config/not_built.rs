@@ -4,14 +4,12 @@ use super::{OptimizerRule, TrainConfig};
 use crate::{
     config::Loss,
     error::{Error, Result},
-    recipe::ValCrop,
 };
 
 /// Refuses a configuration that asks for what is not there.
 pub(super) fn not_built_yet(config: &TrainConfig) -> Result<()> {
-    let TrainConfig { data, model, optimizer, phase, .. } = config;
+    let TrainConfig { model, optimizer, phase, .. } = config;
     let asked = [
-        ("data.half_normalization", data.half_normalization),
         ("model.blur_pool", model.blur_pool),
         ("model.fc_std", model.fc_std.is_some()),
         ("optimizer.rule", optimizer.rule != OptimizerRule::Sgd),
@@ -19,8 +17,6 @@ pub(super) fn not_built_yet(config: &TrainConfig) -> Result<()> {
         ("optimizer.mixup", optimizer.mixup != 0.0),
         ("optimizer.cutmix", optimizer.cutmix != 0.0),
         ("optimizer.ema", optimizer.ema.is_some()),
-        ("phase.data", phase.iter().any(|phase| phase.data.is_some())),
-        ("phase.val", phase.iter().any(|phase| phase.val != ValCrop::Center)),
         ("phase.momentum", phase.iter().any(|phase| phase.momentum.is_some())),
     ];
     match asked.into_iter().find(|(_, asked)| *asked) {

@@ -10,6 +10,7 @@
 //! | `trail` | the last steps' numbers on their way into the record |
 //! | `input`, `loss`, `optimizer` | bytes to tensors; logits to a number; gradients to weights |
 //! | `evaluate` | exact accuracy over a whole data set |
+//! | `validation` | which pictures a phase is validated on, and their sizes |
 //! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
 //! | `checkpoint` | the whole state, written whole or not at all |
 
@@ -27,10 +28,11 @@ mod scaler;
 mod session;
 mod step;
 mod trail;
+mod validation;
 
 pub use checkpoint::{EpochTotals, Progress};
 pub use classifier::{About, Classifier};
-pub use evaluate::{Accuracy, evaluate};
+pub use evaluate::{Accuracy, comparable_crop, evaluate};
 pub use input::Normalizer;
 pub use loss::{cross_entropy, target_rank};
 pub use optimizer::Sgd;
