@@ -18,6 +18,10 @@ use burn_sprint::{
 };
 use serde_json::json;
 
+/// The allocator of the program `sprint`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What is timed.

@@ -16,7 +16,7 @@ use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
 use burn_sprint::{
     Error, Result,
     config::{DataFacts, Loss, LossScale, OptimizerConfig, Plan, Sources},
-    data::{Location, open_pair},
+    data::{Copies, Location},
     record::{EndReason, ProgressMode, RunInfo},
     train::{Job, Optimizer, Outcome, Scaler, StepConfig, StepResult, Stop, run, step},
 };
@@ -167,9 +167,12 @@ fn train(
         let words = tiny(data, &out).into_iter().skip_while(|word| word != "--set");
         let words = words.filter(|word| word != "--set").chain(set.iter().map(|&word| word.to_owned()));
         let sources = Sources { preset: Some("default".into()), set: words.collect(), ..Sources::default() };
-        let pictures = open_pair(&Location::Path(data.into()), None, 0.2).unwrap();
-        let plan =
-            Plan::new(sources.resolve().unwrap(), DataFacts::of(&pictures.train), comm.rank().world_size());
+        let pictures = Copies::open(&Location::Path(data.into()), [], 0.2).unwrap();
+        let plan = Plan::new(
+            sources.resolve().unwrap(),
+            DataFacts::of(&pictures.main().train),
+            comm.rank().world_size(),
+        );
         let (plan, stop) = (plan.unwrap(), Stop::new());
         let mut job = Job {
             plan: &plan,
@@ -208,7 +211,7 @@ fn overflowing(data: &Path, out: &str, world_size: u32, tell: impl Fn(&mut Job<'
     let begun = go(&|job| {
         job.stop.request();
     });
-    assert!(begun.iter().all(|outcome| outcome.progress.scaler == Scaler::default()));
+    assert!(begun.iter().all(|outcome| outcome.progress.scaler.skipped_steps() == 0));
     let (_, folder) = checkpoints(&data.join(format!("{out}-0"))).pop().unwrap();
     let state = fs::read_to_string(folder.join("state.json")).unwrap();
     assert!(state.contains("\"exponent\": 16"), "{state}");
@@ -324,10 +327,13 @@ fn ndarray_refuses_half_precision_before_anything_is_written() {
 #[test]
 fn a_rehearsal_leaves_no_trace() {
     let data = data();
-    for (precision, world_size) in [("precision=f32", 1), ("precision=bf16", 2)] {
+    for (precision, crop, world_size) in
+        [("precision=f32", "phase.1.val=rect", 1), ("precision=bf16", "phase.1.val=center", 2)]
+    {
         let names = ["plain", "rehearsed"].map(|name| format!("{precision}-{name}"));
         for (name, rehearse) in names.iter().zip([false, true]) {
-            let outcomes = train(data.path(), name, world_size, &[precision], |job| job.rehearse = rehearse);
+            let set = [precision, crop];
+            let outcomes = train(data.path(), name, world_size, &set, |job| job.rehearse = rehearse);
             outcomes.into_iter().for_each(|outcome| drop(outcome.unwrap()));
         }
         let [plain, rehearsed] = names.map(|name| data.path().join(format!("{name}-0")));

@@ -19,7 +19,7 @@ use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
 use burn_sprint::{
     config::{DataFacts, Loss, OptimizerConfig, Plan, Sources},
     data::{
-        Location, Tail, open_pair,
+        Copies, Location, Tail,
         sampler::{self, Coverage},
     },
     recipe::{Augment, LrRule, Phase, Schedule, ValCrop},
@@ -46,8 +46,8 @@ fn train(data: &std::path::Path, out: &std::path::Path, set: &[&str]) {
     let words = tiny(data, out).into_iter().skip_while(|word| word != "--set").filter(|word| word != "--set");
     let set = words.chain(set.iter().map(|&word| word.to_owned())).collect();
     let sources = Sources { preset: Some("default".into()), set, ..Sources::default() };
-    let pictures = open_pair(&Location::Path(data.into()), None, 0.2).unwrap();
-    let facts = DataFacts { num_train: pictures.train.num_images(), num_classes: 4, channels: 1 };
+    let pictures = Copies::open(&Location::Path(data.into()), None, 0.2).unwrap();
+    let facts = DataFacts { num_train: pictures.main().train.num_images(), num_classes: 4, channels: 1 };
     let plan = Plan::new(sources.resolve().unwrap(), facts, WorldSize::ONE).unwrap();
     let outcome = run(Job {
         plan: &plan,

@@ -12,7 +12,7 @@ use signal_hook::{consts::SIGUSR1, iterator::Signals};
 use super::{device, run_folder};
 use crate::{
     config::{DataFacts, Plan, Sources, TrainConfig},
-    data::{self, Location, Pair},
+    data::{Copies, Location, Pair},
     error::{Error, Result},
     record::{DawnInfo, EndReason, ProgressMode, RunInfo},
     train::{CONFIG, Job, Outcome, Stop, run},
@@ -118,14 +118,14 @@ fn train_together(
     let config = of_rank_0(comm, config)?;
     let device = device::find(&config.device)?;
     let pictures = open_pictures(&config)?;
-    let facts = DataFacts::of(&pictures.train);
+    let facts = DataFacts::of(&pictures.main().train);
     let plan = Plan::new(config, facts, rank.world_size())?;
 
     let now_s = run_folder::now_s();
     let out = out.unwrap_or_else(|| run_folder::named(&plan.config.name, now_s));
     if rank.is_main() {
         check_folder(&out, resume)?;
-        eprintln!("{}", in_words(&plan, facts, &pictures, rank.world_size(), &out));
+        eprintln!("{}", in_words(&plan, facts, pictures.main(), rank.world_size(), &out));
     }
     let outcome = run(Job {
         plan: &plan,
@@ -194,9 +194,10 @@ fn resumed(sources: &Sources, path: PathBuf) -> Result<TrainConfig> {
     Ok(saved)
 }
 
-fn open_pictures(config: &TrainConfig) -> Result<Pair> {
+fn open_pictures(config: &TrainConfig) -> Result<Copies> {
     let location = config.data.path.clone().map_or(Location::Embedded, Location::Path);
-    Ok(data::open_pair(&location, None, config.data.val_fraction)?)
+    let names = config.phase.iter().filter_map(|phase| phase.data.as_deref());
+    Ok(Copies::open(&location, names, config.data.val_fraction)?)
 }
 
 /// Refuses a folder that another run has.
@@ -285,5 +286,8 @@ fn tell(outcome: &Outcome, out: &Path) -> Result<()> {
         seconds / 60,
         seconds % 60
     );
+    if let Some((size, center)) = outcome.center {
+        println!("top-1 {:.2} %, top-5 {:.2} % by a centre crop of {size} px", center.top1, center.top5);
+    }
     Ok(())
 }

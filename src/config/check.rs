@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::{Ema, LossScale, TrainConfig};
 use crate::{
     error::{Error, Result},
-    recipe::Phase,
+    recipe::{Phase, ValCrop},
 };
 
 /// Checks everything but the phases.
@@ -111,6 +111,11 @@ pub(super) fn check_phase(phase: &Phase, micro_batches: usize) -> Result<(), Str
             return Err(format!("`{key}` is {value} pixels: expected 4 to 4096"));
         }
     }
+    if phase.val == ValCrop::Rect && val_size < 8 {
+        return Err(format!(
+            "`val` is rect at {val_size} pixels: sides are multiples of 8, so expected 8 or more"
+        ));
+    }
     if !(1..=1 << 20).contains(&phase.batch_size) {
         return Err(format!("`batch_size` is {}: expected 1 to 1048576", phase.batch_size));
     }
@@ -173,7 +178,7 @@ mod tests {
             ("loss_scale=dynamic", None),
             ("rehearse=true", None),
             ("rehearse=false", None),
-            ("data.half_normalization=true", Some("data.half_normalization")),
+            ("data.half_normalization=true", None),
             ("model.blur_pool=true", Some("model.blur_pool")),
             ("model.fc_std=0.01", Some("model.fc_std")),
             ("optimizer.rule=lars", Some("optimizer.rule")),
@@ -183,8 +188,8 @@ mod tests {
             ("optimizer.cutmix=1", Some("optimizer.cutmix")),
             ("optimizer.ema=0.999", Some("optimizer.ema")),
             ("optimizer.ema={half_life_steps=100}", Some("optimizer.ema")),
-            ("phase.1.data=160", Some("phase.data")),
-            ("phase.1.val=rect", Some("phase.val")),
+            ("phase.1.data=160", None),
+            ("phase.1.val=rect", None),
             ("phase.1.momentum=0.8", Some("phase.momentum")),
             ("loss_scale=1", None),
             ("data.planned_images=1281167", None),
@@ -236,6 +241,10 @@ mod tests {
             ("cluster={machines=0,ranks_per_machine=8}", "[cluster] has 0 machines of 8 ranks"),
             ("cluster={machines=65536,ranks_per_machine=65536}", "[cluster] has 65536 machines"),
             ("phase.1.momentum=1", "phase 2: `momentum` is 1: expected 0 or more, below 1"),
+            (
+                "phase=[{epochs=1,size=28,batch_size=16,lr=0.1,val='rect',val_size=7}]",
+                "phase 1: `val` is rect at 7 pixels",
+            ),
             ("phase.1.data=''", "phase 2: `data` is ``: expected the name of a folder below"),
             ("phase.1.data='../elsewhere'", "phase 2: `data` is `../elsewhere`"),
             ("phase.1.data='/etc'", "phase 2: `data` is `/etc`"),

@@ -4,7 +4,6 @@
 mod check;
 mod keys;
 mod layers;
-mod not_built;
 mod plan;
 mod train;
 

@@ -6,7 +6,6 @@ use burn_resnet::{ResNetConfig, Start};
 use super::{
     Loss, TrainConfig,
     check::{check, check_phase},
-    not_built::not_built_yet,
 };
 use crate::{
     data::{
@@ -63,15 +62,18 @@ pub struct Normalization {
     pub mean: Vec<f32>,
     /// One value a channel.
     pub std: Vec<f32>,
+    /// Whether it is done in half precision, as in the run of 2018: each number is rounded to IEEE's 16 bits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub half: bool,
 }
 
 impl Normalization {
     /// ImageNet's, which nearly every pretrained network was trained with; for grey images their average.
     pub fn imagenet(channels: usize) -> Self {
         if channels == 1 {
-            Self { mean: vec![0.449], std: vec![0.226] }
+            Self { mean: vec![0.449], std: vec![0.226], half: false }
         } else {
-            Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
+            Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225], half: false }
         }
     }
 }
@@ -116,13 +118,6 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] names the key, what it was and what it may be.
     pub fn new(config: TrainConfig, data: DataFacts, world_size: WorldSize) -> Result<Self> {
-        let plan = Self::preview(config, data, world_size)?;
-        not_built_yet(&plan.config)?;
-        Ok(plan)
-    }
-
-    /// The plan of a recipe that this program may not be able to carry out.
-    pub(crate) fn preview(config: TrainConfig, data: DataFacts, world_size: WorldSize) -> Result<Self> {
         let model = model(&config, data)?;
         check(&config)?;
         for (index, phase) in config.phase.iter().enumerate() {
@@ -185,5 +180,5 @@ fn normalization(config: &TrainConfig, channels: usize) -> Result<Normalization>
     if std.iter().any(|&value| value <= 0.0) {
         return Err(Error::usage(format!("data.std is {std:?}: expected numbers above 0")));
     }
-    Ok(Normalization { mean, std })
+    Ok(Normalization { mean, std, half: config.data.half_normalization })
 }

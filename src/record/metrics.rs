@@ -133,6 +133,15 @@ pub struct EpochRow {
     /// Images that the evaluation saw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_images: Option<u64>,
+    /// Side in pixels of the centre crop that was measured beside a validation which does not compare with others'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_center_size: Option<u32>,
+    /// Validation top-1 by that crop, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub val_center_top1: Option<f64>,
+    /// Validation top-5 by that crop, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub val_center_top5: Option<f64>,
     /// Training speed over all ranks, evaluation apart.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub images_per_s: Option<f64>,

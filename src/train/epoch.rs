@@ -35,7 +35,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
     let last_step =
         session.progress.step + run.plan.schedule.steps_per_epoch(first.phase) - first.step_in_epoch;
     let mut loader = Loader::new(
-        run.data.train.clone(),
+        run.data.get(phase.data.as_deref())?.train.clone(),
         LoaderConfig {
             start_batch: first.step_in_epoch as usize,
             pass: Pass::Train {

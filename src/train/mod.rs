@@ -11,6 +11,7 @@
 //! | `input`, `mix` | bytes to tensors; pictures made of two |
 //! | `loss`, `optimizer`, `ema` | logits to a number; gradients to weights; the weights' average |
 //! | `evaluate` | exact accuracy over a whole data set |
+//! | `validation` | which pictures a phase is validated on, and their sizes |
 //! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
 //! | `checkpoint` | the whole state, written whole or not at all |
 
@@ -30,11 +31,12 @@ mod scaler;
 mod session;
 mod step;
 mod trail;
+mod validation;
 
 pub use checkpoint::{EpochTotals, Progress};
 pub use classifier::{About, Classifier};
 pub use ema::Average;
-pub use evaluate::{Accuracy, evaluate};
+pub use evaluate::{Accuracy, comparable_crop, evaluate};
 pub use input::Normalizer;
 pub use loss::{Targets, binary_cross_entropy, cross_entropy, target_rank, training_loss};
 pub use mix::Mix;

@@ -18,6 +18,7 @@ use burn_dist::{Communicator, Rank};
 use super::{
     precision,
     step::{StepConfig, pass},
+    validation::Validation,
 };
 use crate::{
     config::Plan,
@@ -55,14 +56,16 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Each shape once, in the order in which the run comes to it.
-fn shapes(phases: &[Phase]) -> Vec<Shape> {
+/// Each shape once, in the order in which the run comes to it. `evaluated` gives width and height of the images that a
+/// phase is evaluated on.
+fn shapes(phases: &[Phase], evaluated: impl Fn(&Phase) -> Vec<(usize, usize)>) -> Vec<Shape> {
     let mut shapes: Vec<Shape> = Vec::new();
     for (number, phase) in phases.iter().enumerate() {
-        for (usage, side) in [(Use::Training, phase.size), (Use::Evaluating, phase.validation().0)] {
-            let side = side as usize;
-            let shape =
-                Shape { phase: number, usage, batch_size: phase.batch_size, height: side, width: side };
+        let side = phase.size as usize;
+        let trained = (Use::Training, (side, side));
+        let evaluated = evaluated(phase).into_iter().map(|shape| (Use::Evaluating, shape));
+        for (usage, (width, height)) in [trained].into_iter().chain(evaluated) {
+            let shape = Shape { phase: number, usage, batch_size: phase.batch_size, height, width };
             let is_new = shapes.iter().all(|known| Shape { phase: number, ..*known } != shape);
             shapes.extend(is_new.then_some(shape));
         }
@@ -77,7 +80,12 @@ fn shapes(phases: &[Phase]) -> Vec<Shape> {
 ///
 /// # Cost
 /// A step and an evaluation of a batch for each, and a second network for as long.
-pub(super) fn rehearse(plan: &Plan, device: &Device, comm: &Communicator) -> Result<usize> {
+pub(super) fn rehearse(
+    plan: &Plan,
+    validation: &Validation<'_>,
+    device: &Device,
+    comm: &Communicator,
+) -> Result<usize> {
     let config = StepConfig::new(&plan.config.optimizer, 1.0);
     let training = device.clone().autodiff();
     let model = plan.model.init(0, &training);
@@ -101,7 +109,7 @@ pub(super) fn rehearse(plan: &Plan, device: &Device, comm: &Communicator) -> Res
         }
         Ok(())
     };
-    all(&shapes(&plan.config.phase), comm, attempt)
+    all(&shapes(&plan.config.phase, |phase| validation.shapes(phase)), comm, attempt)
 }
 
 /// Tries one shape after the other, and waits until all ranks are through.
@@ -138,7 +146,11 @@ mod tests {
 
     fn recipe(set: &[&str]) -> Vec<Shape> {
         let set = set.iter().map(ToString::to_string).collect();
-        shapes(&Sources { set, ..Sources::default() }.resolve().unwrap().phase)
+        let config = Sources { set, ..Sources::default() }.resolve().unwrap();
+        shapes(&config.phase, |phase| {
+            let side = phase.validation().0 as usize;
+            vec![(side, side), (side + 8, side)]
+        })
     }
 
     #[test]
@@ -153,8 +165,10 @@ mod tests {
             [
                 "phase 1: training on 128 images of 28 x 28 px",
                 "phase 1: evaluating 128 images of 28 x 28 px",
+                "phase 1: evaluating 128 images of 36 x 28 px",
                 "phase 2: training on 64 images of 28 x 28 px",
                 "phase 2: evaluating 64 images of 32 x 32 px",
+                "phase 2: evaluating 64 images of 40 x 32 px",
             ]
         );
     }
@@ -181,7 +195,7 @@ mod tests {
                 let ranks: Vec<_> = mesh.into_iter().map(|comm| scope.spawn(|| one(comm))).collect();
                 ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
             });
-            let own = "rehearsal of phase 1: evaluating 128 images of 28 x 28 px failed on rank 1: out of memory: \
+            let own = "rehearsal of phase 1: evaluating 128 images of 28 x 28 px failed on rank 1 of 2: out of memory: \
                        12 GiB; if memory ran out, take a smaller `batch_size`";
             assert_eq!(errors[1], own);
             assert!(errors[0].starts_with("rank 1 on ") && errors[0].contains(own), "{}", errors[0]);

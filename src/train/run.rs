@@ -23,10 +23,11 @@ use super::{
     optimizer::Optimizer,
     precision, rehearse,
     session::Session,
+    validation::Validation,
 };
 use crate::{
     config::Plan,
-    data::{Channels, LoaderConfig, Pair, Pass, Transform},
+    data::{Channels, Copies, LoaderConfig, Pair, Pass, Transform},
     error::{Error, Result},
     record::{
         self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
@@ -42,8 +43,8 @@ pub const CONFIG: &str = "config.toml";
 pub struct Job<'a> {
     /// The checked configuration.
     pub plan: &'a Plan,
-    /// The pictures.
-    pub data: &'a Pair,
+    /// The pictures, with the copies that the phases name.
+    pub data: &'a Copies,
     /// Where tensors live, without autodiff.
     pub device: &'a Device,
     /// This process' way to the others of the job; [`Communicator::single`] if there are none.
@@ -93,6 +94,9 @@ pub struct Outcome {
     pub progress: Progress,
     /// The evaluation of its last epoch, if this process got to one.
     pub accuracy: Option<Accuracy>,
+    /// The same by a centre crop of so many pixels, where that evaluation is not one that compares with others'
+    /// ([`comparable_crop`](super::comparable_crop)) and the run went on to its end.
+    pub center: Option<(u32, Accuracy)>,
 }
 
 /// Trains until the schedule is through, the target is reached, or the user stops it.
@@ -127,7 +131,7 @@ fn carry_out(job: Job<'_>) -> Result<Outcome> {
     // What ended the run matters more than what its last row met.
     ended?;
     end?;
-    Ok(Outcome { reason, progress: session.progress, accuracy: session.accuracy })
+    Ok(Outcome { reason, progress: session.progress, accuracy: session.accuracy, center: session.center })
 }
 
 /// The training loop.
@@ -146,9 +150,9 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
             session.save(run)?;
             return Ok(EndReason::Stopped);
         };
-        session.end_epoch(run, accuracy)?;
         let target_reached =
             run.plan.target.is_some_and(|target| target.is_reached(accuracy.top1, accuracy.top5));
+        session.end_epoch(run, accuracy, target_reached)?;
         let through = session.progress.epochs_done == schedule.num_epochs();
         let config = &run.plan.config.checkpoint;
         let due = config.is_due_after_epoch(session.progress.epochs_done) || session.checkpoint_due(config);
@@ -182,9 +186,10 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         images: plan.schedule.num_images() * rank.world_size().count() as u64,
     };
     let mut shown = record::Progress::new(totals, mode);
+    let validation = Validation::prepare(plan, data, &comm, |note| shown.note(note))?;
     if rehearse {
         let begun = Instant::now();
-        let num_shapes = rehearse::rehearse(plan, device, &comm)?;
+        let num_shapes = rehearse::rehearse(plan, &validation, device, &comm)?;
         let seconds = begun.elapsed().as_secs_f64();
         shown.note(&format!("rehearsed {num_shapes} shapes of batches in {seconds:.1} s"));
     }
@@ -235,7 +240,8 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         average.model = ddp.broadcast(average.model.clone())?;
     }
     let progress = checkpoint::share(&comm, progress, &model, &mut optimizer)?;
-    let run = Run { plan, data, comm, out, stop, channels, observer: Observer { recorder, shown } };
+    let run =
+        Run { plan, data, validation, comm, out, stop, channels, observer: Observer { recorder, shown } };
     let normalizer =
         Normalizer::new(&plan.normalization, device).rounded_to(precision::dtype(plan.config.precision));
     let session = Session::new((model, optimizer, average, ddp), normalizer, progress);
@@ -244,14 +250,14 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
 
 /// What must be alike on all ranks: the recipe, and what it is applied to. Where pictures lie, on what device and by how
 /// many threads they are worked on is each rank's own business.
-fn in_words(plan: &Plan, data: &Pair) -> Result<String> {
+fn in_words(plan: &Plan, data: &Copies) -> Result<String> {
     let mut config = plan.config.clone();
     config.device.clear();
     config.data.path = None;
     config.data.num_workers = 0;
     config.model.pretrained = None;
     let toml = toml::to_string(&config).map_err(Error::run)?;
-    let Pair { train, val } = data;
+    let Pair { train, val } = data.main();
     let (num_train, num_val) = (train.num_images(), val.num_images());
     Ok(format!("{num_train} training images\n{num_val} validation images\n{toml}"))
 }
@@ -259,7 +265,8 @@ fn in_words(plan: &Plan, data: &Pair) -> Result<String> {
 /// What stays the same all through a run, and where its record goes.
 pub(super) struct Run<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) data: &'a Pair,
+    pub(super) data: &'a Copies,
+    pub(super) validation: Validation<'a>,
     pub(super) comm: Communicator,
     pub(super) stop: &'a Stop,
     pub(super) observer: Observer,
@@ -305,7 +312,7 @@ impl Run<'_> {
 
     pub(super) fn about(&self, val_size: (u32, u32)) -> About {
         About {
-            classes: Some(self.data.train.class_names().to_vec()),
+            classes: Some(self.data.main().train.class_names().to_vec()),
             normalization: self.plan.normalization.clone(),
             size: val_size.0,
             resize: val_size.1,
