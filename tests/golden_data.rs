@@ -13,7 +13,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use burn::tensor::{Device, f16};
 use burn_dist::{Rank, WorldSize};
-use burn_resnet::{Depth, ResNet, ResNetConfig};
+use burn_resnet::{Depth, ResNet, ResNetConfig, Start};
 use burn_sprint::{
     config::Normalization,
     data::{
@@ -61,7 +61,7 @@ fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 /// A ResNet-8 with weights that are the same everywhere.
 fn network(num_classes: usize, device: &Device) -> ResNet {
     let config = ResNetConfig::new(Depth::D8, num_classes).unwrap().with_width(4).unwrap();
-    config.init_with_last_gain(1, device, 1.0)
+    config.init_with(1, device, Start { last_gain: 1.0, ..Start::default() })
 }
 
 /// Check 12: all 256 bytes in all three channels are what `half` arithmetic makes of them, bit for bit.

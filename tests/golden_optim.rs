@@ -11,7 +11,7 @@ mod common;
 #[path = "../burn-resnet/tests/common/mod.rs"]
 mod resnet;
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -25,11 +25,11 @@ use burn_resnet::{
 };
 use burn_sprint::{
     config::{DataFacts, Ema, Loss, OptimizerConfig, OptimizerRule, Plan, Sources},
-    data::{Location, open_pair},
+    data::{Copies, Location},
     record::{EndReason, ProgressMode, RunInfo},
     train::{Average, Classifier, Job, Mix, Optimizer, Stop, Targets, run, training_loss},
 };
-use common::{NUM_STEPS, assert_same_end, checkpoints, rows, sprint, tiny, word, write_idx};
+use common::{NUM_STEPS, assert_same_end, checkpoints, killed_after, rows, sprint, tiny, word, write_idx};
 use resnet::{Fixture, bits, for_each_cpu_device, hashed, images, relative, values};
 
 const NUM_UPDATES: usize = 4;
@@ -282,8 +282,9 @@ fn train(data: &Path, out: &Path, set: &[&str], resume: bool) {
     let words = tiny(data, out).into_iter().skip_while(|word| word != "--set").filter(|word| word != "--set");
     let set = words.chain(["checkpoint.keep=100".to_owned()]).chain(set.iter().map(|&word| word.to_owned()));
     let sources = Sources { preset: Some("default".into()), set: set.collect(), ..Sources::default() };
-    let pictures = open_pair(&Location::Path(data.into()), None, 0.2).unwrap();
-    let plan = Plan::new(sources.resolve().unwrap(), DataFacts::of(&pictures.train), WorldSize::ONE).unwrap();
+    let pictures = Copies::open(&Location::Path(data.into()), std::iter::empty(), 0.2).unwrap();
+    let facts = DataFacts::of(&pictures.main().train);
+    let plan = Plan::new(sources.resolve().unwrap(), facts, WorldSize::ONE).unwrap();
     let outcome = run(Job {
         plan: &plan,
         data: &pictures,
@@ -313,13 +314,7 @@ fn learns_and_resumes(data: &Path, name: &str, set: &[&str]) -> std::path::PathB
     println!("{name}: {losses:?}");
     assert!(losses[2] < 0.97 * losses[0], "{name}: nothing is learnt: {losses:?}");
 
-    let (_, middle) = checkpoints(&whole).into_iter().find(|(step, _)| *step == 15).unwrap();
-    let copy = resumed.join("checkpoints").join("step-15");
-    fs::create_dir_all(&copy).unwrap();
-    for file in fs::read_dir(middle).unwrap().map(Result::unwrap) {
-        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
-    }
-    fs::copy(whole.join("metrics.jsonl"), resumed.join("metrics.jsonl")).unwrap();
+    killed_after(&whole, 15, &resumed);
     train(data, &resumed, set, true);
     assert_same_end(&resumed, &whole);
     whole

@@ -76,6 +76,12 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
 
 fn check_counts(config: &TrainConfig) -> Result<()> {
     let TrainConfig { data, checkpoint, cluster, .. } = config;
+    if !finite_at_least_0(checkpoint.every_s) {
+        return Err(Error::usage(format!(
+            "checkpoint.every_s is {}: expected 0 or more",
+            checkpoint.every_s
+        )));
+    }
     if checkpoint.keep == 0 {
         return Err(Error::usage(
             "checkpoint.keep is 0: expected at least 1, or there is nothing to resume from",
@@ -170,55 +176,49 @@ mod tests {
 
     /// Every key once, with a value that is in range, and the same value after a round trip through TOML.
     #[test]
-    fn every_key_of_the_recipe_is_read_and_what_is_not_built_is_refused_by_name() {
-        for (set, refused) in [
-            ("precision=f16", None),
-            ("precision=bf16", None),
-            ("loss_scale=1024", None),
-            ("loss_scale=dynamic", None),
-            ("rehearse=true", None),
-            ("rehearse=false", None),
-            ("data.half_normalization=true", None),
-            ("model.blur_pool=true", Some("model.blur_pool")),
-            ("model.fc_std=0.01", Some("model.fc_std")),
-            ("optimizer.rule=lars", Some("optimizer.rule")),
-            ("optimizer.rule=lamb", Some("optimizer.rule")),
-            ("optimizer.loss=bce", Some("optimizer.loss")),
-            ("optimizer.mixup=0.2", Some("optimizer.mixup")),
-            ("optimizer.cutmix=1", Some("optimizer.cutmix")),
-            ("optimizer.ema=0.999", Some("optimizer.ema")),
-            ("optimizer.ema={half_life_steps=100}", Some("optimizer.ema")),
-            ("phase.1.data=160", None),
-            ("phase.1.val=rect", None),
-            ("phase.1.momentum=0.8", Some("phase.momentum")),
-            ("loss_scale=1", None),
-            ("data.planned_images=1281167", None),
-            ("data.planned_classes=1000", None),
-            ("data.tail=short", None),
-            ("optimizer.trust_coefficient=0.02", None),
-            ("optimizer.beta1=0.8", None),
-            ("optimizer.beta2=0.99", None),
-            ("optimizer.eps=0", None),
-            ("optimizer.max_grad_norm=2", None),
-            ("cluster={machines=16,ranks_per_machine=8}", None),
-            ("phase.1.lr={rule='constant',lr=3.76}", None),
-            ("phase.1.lr={rule='linear',from=2}", None),
-            ("phase.1.lr={rule='cosine',from=2,to=1,over=[0,14]}", None),
-            ("phase.1.lr={rule='poly',from=2,power=1.5}", None),
-            ("phase.1.lr={rule='step',from=2,every=4}", None),
+    fn every_key_of_the_recipe_is_read_and_kept() {
+        for set in [
+            "precision=f16",
+            "precision=bf16",
+            "loss_scale=1024",
+            "loss_scale=dynamic",
+            "rehearse=true",
+            "rehearse=false",
+            "data.half_normalization=true",
+            "model.blur_pool=true",
+            "model.fc_std=0.01",
+            "optimizer.rule=lars",
+            "optimizer.rule=lamb",
+            "optimizer.loss=bce",
+            "optimizer.mixup=0.2",
+            "optimizer.cutmix=1",
+            "optimizer.ema=0.999",
+            "optimizer.ema={half_life_steps=100}",
+            "phase.1.data=160",
+            "phase.1.val=rect",
+            "phase.1.momentum=0.8",
+            "loss_scale=1",
+            "data.planned_images=1281167",
+            "data.planned_classes=1000",
+            "data.tail=short",
+            "optimizer.trust_coefficient=0.02",
+            "optimizer.beta1=0.8",
+            "optimizer.beta2=0.99",
+            "optimizer.eps=0",
+            "optimizer.max_grad_norm=2",
+            "cluster={machines=16,ranks_per_machine=8}",
+            "phase.1.lr={rule='constant',lr=3.76}",
+            "phase.1.lr={rule='linear',from=2}",
+            "phase.1.lr={rule='cosine',from=2,to=1,over=[0,14]}",
+            "phase.1.lr={rule='poly',from=2,power=1.5}",
+            "phase.1.lr={rule='step',from=2,every=4}",
         ] {
             let quoted = set.replace("data=160", "data='160'");
             let config = Sources { set: vec![quoted.clone()], ..Sources::default() }.resolve().unwrap();
             assert_ne!(config, Sources::default().resolve().unwrap(), "{set} changes nothing");
             let text = toml::to_string(&config).unwrap();
             assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config, "{text}");
-            match (plan(&[&quoted]), refused) {
-                (Ok(_), None) => {}
-                (Err(error), Some(key)) => {
-                    assert!(error.to_string().starts_with(&format!("{key} asks for")), "{set}: {error}");
-                }
-                (got, _) => panic!("{set}: {got:?}"),
-            }
+            assert!(plan(&[&quoted]).is_ok(), "{set}: {:?}", plan(&[&quoted]));
         }
     }
 

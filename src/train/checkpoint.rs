@@ -4,6 +4,7 @@
 //! RUN/checkpoints/step-120/model.safetensors      weights and running statistics; usable by itself
 //!                          trained.safetensors    the same before averaging, if the run averages them
 //!                          optimizer.safetensors  the optimizer's state by parameter name
+//!                          statistics.safetensors inside an epoch of several ranks: each one's running statistics
 //!                          state.json             counters, and length and CRC-32C of the others
 //! RUN/checkpoints/latest                          the name of the newest one
 //! ```
@@ -27,7 +28,8 @@ use super::{
     classifier::{About, Classifier},
     ema::Average,
     optimizer::Optimizer,
-    scaler::Scaler,
+    progress::Progress,
+    statistics,
 };
 use crate::{
     error::{Error, Result},
@@ -39,79 +41,11 @@ pub(super) const MODEL: &str = "model.safetensors";
 /// The weights to go on from, if they are others.
 const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const STATISTICS: &str = "statistics.safetensors";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
 /// A state file is a few hundred bytes.
 const MAX_STATE_BYTES: u64 = 1 << 20;
-
-/// How far a run has come.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Updates made.
-    pub step: u64,
-    /// Epochs whose evaluation is recorded.
-    pub epochs_done: u32,
-    /// Training images seen over all ranks.
-    pub images: u64,
-    /// Seconds on the run's clock.
-    pub elapsed_s: f64,
-    /// Bad files that training replaced and evaluation left out.
-    pub skipped_images: u64,
-    /// The epoch under way.
-    pub epoch: EpochTotals,
-    /// The loss scale, and the steps skipped on its account.
-    #[serde(default)]
-    pub scaler: Scaler,
-    /// The evaluation recorded last, as (top-1, top-5) in percent.
-    pub last_accuracy: Option<(f64, f64)>,
-    /// The length of `metrics.jsonl`.
-    pub metrics_bytes: u64,
-}
-
-impl Progress {
-    /// Whether this is the same point of the same run; clocks may differ.
-    fn is_same_point_as(&self, other: &Self) -> bool {
-        let point = |progress: &Self| (progress.step, progress.epochs_done, progress.metrics_bytes);
-        point(self) == point(other)
-    }
-}
-
-/// Sums over the steps of an epoch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct EpochTotals {
-    /// Images.
-    pub images: u64,
-    /// The sum of their losses.
-    #[serde(with = "bits")]
-    pub loss: f64,
-    /// How many had their class first.
-    pub top1: u64,
-    /// How many had it among the first five.
-    pub top5: u64,
-    /// Seconds of training.
-    pub train_s: f64,
-    /// Seconds of them that were spent waiting for a batch; the mean over all ranks.
-    pub data_wait_s: f64,
-    /// Seconds of them that were spent waiting for other ranks' gradients; the mean over all ranks.
-    #[serde(default)]
-    pub comm_wait_s: f64,
-    /// Seconds for which gradients were on their way; the mean over all ranks.
-    #[serde(default)]
-    pub comm_s: f64,
-}
-
-/// A number as its bits: read as a decimal it may come back off by the last one.
-mod bits {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(value.to_bits())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        u64::deserialize(deserializer).map(f64::from_bits)
-    }
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,7 +67,21 @@ struct FileSum {
     crc32c: u32,
 }
 
-/// Saves the state under `run`, keeps the newest `keep` checkpoints, and returns the folder.
+/// What is saved.
+#[derive(Debug)]
+pub(super) struct Contents<'a> {
+    pub(super) model: &'a ResNet,
+    /// Of its weights, if the run has one.
+    pub(super) average: Option<&'a ResNet>,
+    pub(super) about: &'a About,
+    pub(super) optimizer: &'a Optimizer,
+    /// Each rank's own, unless all have those of the model.
+    pub(super) statistics: &'a [Vec<u8>],
+    pub(super) progress: &'a Progress,
+}
+
+/// Saves the state under `run`, keeps the newest `keep` checkpoints, and returns the folder. `statistics` are each rank's
+/// own ([`statistics`]), or none if all have those of `model`.
 ///
 /// # Errors
 /// [`Error::Run`] if a weight is no longer finite; [`Error::Record`] or [`Error::Weights`] if something cannot be
@@ -145,11 +93,7 @@ struct FileSum {
 pub(super) fn save(
     run: &Path,
     keep: usize,
-    model: &ResNet,
-    average: Option<&Average>,
-    about: &About,
-    optimizer: &Optimizer,
-    progress: &Progress,
+    &Contents { model, average, about, optimizer, statistics, progress }: &Contents<'_>,
 ) -> Result<PathBuf> {
     let is_finite = |tensor: &NamedTensor| tensor.data.iter().all(|value| value.is_finite());
     if let Some(ruined) = weights::to_named(model).into_iter().find(|tensor| !is_finite(tensor)) {
@@ -171,7 +115,7 @@ pub(super) fn save(
     }
     write_dir_atomic(&folder, |dir| {
         let mut names = vec![MODEL, OPTIMIZER];
-        Classifier::save(average.map_or(model, Average::model), about, &dir.join(MODEL))?;
+        Classifier::save(average.unwrap_or(model), about, &dir.join(MODEL))?;
         if average.is_some() {
             Classifier::save(model, about, &dir.join(TRAINED))?;
             names.push(TRAINED);
@@ -179,6 +123,12 @@ pub(super) fn save(
         let path = dir.join(OPTIMIZER);
         let bytes = optimizer.to_bytes().map_err(Error::run)?;
         fs::write(&path, bytes).map_err(|error| RecordError::io("write", &path, error))?;
+        if !statistics.is_empty() {
+            let path = dir.join(STATISTICS);
+            fs::write(&path, statistics::to_bytes(statistics)?)
+                .map_err(|error| RecordError::io("write", &path, error))?;
+            names.push(STATISTICS);
+        }
         let files = names.into_iter().map(|name| sum(dir, name)).collect::<Result<_>>()?;
         let state = State { progress: progress.clone(), files };
         let json = serde_json::to_vec_pretty(&state).map_err(Error::run)?;
@@ -196,9 +146,19 @@ pub(super) fn save(
     Ok(folder)
 }
 
+/// What a checkpoint held beside weights and the optimizer's state.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    pub(super) progress: Progress,
+    /// Each rank's own ([`statistics`]); none if all had those of the model.
+    pub(super) statistics: Vec<Vec<u8>>,
+    /// Newer checkpoints that were passed over, in words.
+    pub(super) damaged: Vec<String>,
+}
+
 /// Restores the newest whole checkpoint under `run` into `model`, `average` and `optimizer`.
 ///
-/// Returns what it holds and the damaged ones that were passed over, or `None` if there is no checkpoint at all.
+/// `None` if there is no checkpoint at all.
 ///
 /// # Errors
 /// [`Error::Run`] if all of them are damaged; [`Error::Weights`] if the weights are not this model's, or the
@@ -208,7 +168,7 @@ pub(super) fn restore(
     model: &mut ResNet,
     average: Option<&mut Average>,
     optimizer: &mut Optimizer,
-) -> Result<Option<(Progress, Vec<String>)>> {
+) -> Result<Option<Restored>> {
     let mut damaged = Vec::new();
     for (_, folder) in all(run)? {
         match verify(&folder) {
@@ -221,7 +181,12 @@ pub(super) fn restore(
                 let path = folder.join(OPTIMIZER);
                 let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
                 optimizer.restore(&bytes, model).map_err(of_another)?;
-                return Ok(Some((state.progress, damaged)));
+                let path = folder.join(STATISTICS);
+                let statistics = match state.has(STATISTICS) {
+                    true => statistics::from_bytes(&fs::read(&path).map_err(Error::io("read", &path))?)?,
+                    false => Vec::new(),
+                };
+                return Ok(Some(Restored { progress: state.progress, statistics, damaged }));
             }
             Err(why) => damaged.push(format!("{}: {why}", folder.display())),
         }
@@ -240,20 +205,32 @@ fn of_another(why: String) -> Error {
     Error::run(format!("the checkpoint's {OPTIMIZER} is of another network or rule: {why}"))
 }
 
-/// Gives all ranks rank 0's progress and optimizer: what [`DataParallel`](burn_dist::DataParallel) does for the
-/// parameters. Ranks need no common disk.
+/// Gives all ranks what rank 0 restored: progress, the optimizer's state, and each its own statistics. The parameters
+/// are [`DataParallel`](burn_dist::DataParallel)'s. Ranks need no common disk.
 ///
 /// # Errors
-/// [`Error::Dist`] if the job is over; [`Error::Run`] if the state is not this optimizer's.
+/// [`Error::Dist`] if the job is over; [`Error::Run`] if state or statistics are not this model's.
 pub(super) fn share(
     comm: &Communicator,
-    progress: Progress,
-    model: &ResNet,
+    Restored { progress, statistics: by_rank, .. }: Restored,
+    model: &mut ResNet,
+    average: Option<&mut Average>,
     optimizer: &mut Optimizer,
 ) -> Result<Progress> {
     if comm.rank().world_size() == WorldSize::ONE {
         return Ok(progress);
     }
+    let mut networks: Vec<_> = [model].into_iter().chain(average.map(|average| &mut average.model)).collect();
+    let mine = statistics::of(networks.iter().map(|network| &**network)).len();
+    // Every rank's at most: a byte array of all of them travels once.
+    let max = MAX_STATE_BYTES as usize + comm.rank().world_size().count() * (mine + 64);
+    let by_rank = if by_rank.is_empty() { Vec::new() } else { statistics::to_bytes(&by_rank)? };
+    let by_rank = comm.all_gather_bytes(&by_rank, max)?.swap_remove(0);
+    if !by_rank.is_empty() {
+        let mine = statistics::from_bytes(&by_rank)?.into_iter().nth(comm.rank().index());
+        statistics::set(&mut networks, &mine.unwrap_or_default())?;
+    }
+    let model = &*networks[0];
     let (mut state, mut moments) = (Vec::new(), Vec::new());
     if comm.rank().is_main() {
         state = serde_json::to_vec(&progress).map_err(Error::run)?;
@@ -304,9 +281,9 @@ fn verify(folder: &Path) -> Result<State, String> {
     }
     let json = fs::read(&path).map_err(|error| format!("{STATE}: {error}"))?;
     let state: State = serde_json::from_slice(&json).map_err(|error| format!("{STATE}: {error}"))?;
-    for expected in [MODEL, OPTIMIZER, TRAINED] {
+    for expected in [MODEL, OPTIMIZER, TRAINED, STATISTICS] {
         let Some(file) = state.files.iter().find(|file| file.name == expected) else {
-            if expected == TRAINED {
+            if [TRAINED, STATISTICS].contains(&expected) {
                 continue;
             }
             return Err(format!("{STATE} does not mention {expected}"));

@@ -7,6 +7,7 @@
 //! | `epoch`, `step` | one pass over the data; one update of the weights |
 //! | `precision`, `scaler` | the network's number type; what the loss is multiplied by for it |
 //! | `rehearse` | every shape of the run tried before the clock starts |
+//! | `progress` | how far a run has come |
 //! | `trail` | the last steps' numbers on their way into the record |
 //! | `input`, `mix` | bytes to tensors; pictures made of two |
 //! | `loss`, `optimizer`, `ema` | logits to a number; gradients to weights; the weights' average |
@@ -14,6 +15,7 @@
 //! | `validation` | which pictures a phase is validated on, and their sizes |
 //! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
 //! | `checkpoint` | the whole state, written whole or not at all |
+//! | `statistics` | each rank's running statistics, for checkpoints inside an epoch |
 
 mod checkpoint;
 mod classifier;
@@ -25,15 +27,16 @@ mod loss;
 mod mix;
 mod optimizer;
 mod precision;
+mod progress;
 mod rehearse;
 mod run;
 mod scaler;
 mod session;
+mod statistics;
 mod step;
 mod trail;
 mod validation;
 
-pub use checkpoint::{EpochTotals, Progress};
 pub use classifier::{About, Classifier};
 pub use ema::Average;
 pub use evaluate::{Accuracy, comparable_crop, evaluate};
@@ -41,6 +44,7 @@ pub use input::Normalizer;
 pub use loss::{Targets, binary_cross_entropy, cross_entropy, target_rank, training_loss};
 pub use mix::Mix;
 pub use optimizer::Optimizer;
+pub use progress::{EpochTotals, Progress};
 pub use run::{CONFIG, Job, Outcome, Stop, run};
 pub use scaler::Scaler;
 pub use step::{StepConfig, StepResult, step};

@@ -178,6 +178,17 @@ pub fn checkpoints(run: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
+/// Makes a folder like that of a run which was killed after it had saved the checkpoint of `step` as its first.
+pub fn killed_after(run: &Path, step: u64, copy: &Path) {
+    let (_, from) = checkpoints(run).into_iter().find(|(saved, _)| *saved == step).unwrap();
+    let to = copy.join("checkpoints").join(format!("step-{step}"));
+    fs::create_dir_all(&to).unwrap();
+    for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    fs::copy(run.join("metrics.jsonl"), copy.join("metrics.jsonl")).unwrap();
+}
+
 /// Cuts a file in half.
 pub fn halve(path: &Path) {
     let bytes = fs::read(path).unwrap();
