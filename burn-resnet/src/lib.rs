@@ -52,9 +52,10 @@
 //!
 //! # Number types
 //!
-//! Activations keep the type of the images. A convolution or the classifier casts its weight to it at use; batch norm
-//! computes in the type of its own parameters and casts back. So half-precision images through a single-precision model
-//! is mixed precision: parameters, their gradients and the running statistics stay in single precision.
+//! Activations keep the type of the images. A convolution or the classifier casts its weight to it at use; batch norm and
+//! the average before the classifier compute in the type of their parameters and cast back. So half-precision images
+//! through a single-precision model is mixed precision: parameters, their gradients and the running statistics stay in
+//! single precision.
 
 mod block;
 mod blur;

@@ -158,7 +158,11 @@ mod tests {
         let words = |set: &[&str]| recipe(set).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(
             words(&[]),
-            ["phase 1: training on 128 images of 28 x 28 px", "phase 1: evaluating 128 images of 28 x 28 px"]
+            [
+                "phase 1: training on 128 images of 28 x 28 px",
+                "phase 1: evaluating 128 images of 28 x 28 px",
+                "phase 1: evaluating 128 images of 36 x 28 px",
+            ]
         );
         assert_eq!(
             words(&["phase.1.batch_size=64", "phase.1.val_size=32"]),
