@@ -186,7 +186,7 @@ mod tests {
             "rehearse=false",
             "data.half_normalization=true",
             "model.blur_pool=true",
-            "model.fc_std=0.01",
+            "model.fc_std=0.02",
             "optimizer.rule=lars",
             "optimizer.rule=lamb",
             "optimizer.loss=bce",
