@@ -4,12 +4,7 @@
 
 mod common;
 
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io::Write, path::Path, sync::Arc};
 
 use burn_sprint::data::{
     Channels, DataError, Location, Pair, Picture, SampleFault, Source, Split, open, open_pair, with_classes,
