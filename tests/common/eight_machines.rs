@@ -2,14 +2,11 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test program uses its own part of this")]
 
-use std::{
-    collections::HashMap,
-    fs,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fs};
 
 use burn_sprint::record::{Content, EpochRow, Event, Moment, PhaseRow, Row, StepRow, read_events};
+
+use crate::common::shared;
 
 pub const WORLD_SIZE: u32 = 64;
 
@@ -26,19 +23,11 @@ const PHASES: [(u32, f64, f64); 7] = [
 /// Planned; it was ended inside the one before the last.
 const NUM_EPOCHS: u32 = 37;
 
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/record").join(name)
-}
-
-/// The run's own event file, unpacked into `folder`.
-pub fn events(folder: &Path) -> Vec<Event> {
-    let mut bytes = Vec::new();
-    let packed = fs::File::open(fixture("imagenet18-8machine.tfevents.gz")).unwrap();
-    flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes.len(), 1_060_035);
-    let path = folder.join("imagenet18-8machine.tfevents");
-    fs::write(&path, bytes).unwrap();
-    read_events(&path).unwrap()
+/// The run's own event file, if it is there.
+pub fn events() -> Option<Vec<Event>> {
+    let path = shared("dawn/imagenet18-8machine.tfevents")?;
+    assert_eq!(fs::metadata(&path).unwrap().len(), 1_060_035);
+    Some(read_events(&path).unwrap())
 }
 
 /// The values of a tag, each with its x.
