@@ -122,6 +122,10 @@ impl Session {
             };
             checkpoint::save(run.out, keep, &contents)?;
         }
+        // A module's clones share its running statistics: what was averaged for the file was averaged here too.
+        if let Some(mine) = statistics.get(run.rank().index()) {
+            statistics::set(&mut self.model, mine)?;
+        }
         run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);
         self.saved_at = Instant::now();
