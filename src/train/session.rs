@@ -124,7 +124,9 @@ impl Session {
         }
         // A module's clones share its running statistics: what was averaged for the file was averaged here too.
         if let Some(mine) = statistics.get(run.rank().index()) {
-            statistics::set(&mut self.model, mine)?;
+            let average = self.average.as_mut().map(|average| &mut average.model);
+            let mut networks: Vec<_> = [&mut self.model].into_iter().chain(average).collect();
+            statistics::set(&mut networks, mine)?;
         }
         run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);
