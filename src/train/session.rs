@@ -169,6 +169,8 @@ impl Session {
         accuracy: Accuracy,
         target_reached: bool,
     ) -> Result<()> {
+        // Nothing but the evaluation came after the epoch's last lap.
+        let eval_s = self.lap();
         let hash = self.ddp.verify_same(&self.model)?;
         let at = self.last_position(&run.plan.schedule);
         let moment = self.moment(at);
@@ -197,6 +199,7 @@ impl Session {
             val_center_size: center.map(|(size, _)| size),
             val_center_top1: center.map(|(_, center)| center.top1),
             val_center_top5: center.map(|(_, center)| center.top5),
+            eval_s: Some(eval_s),
             images_per_s: Some(totals.images as f64 / totals.train_s),
             data_wait_s: Some(totals.data_wait_s),
             comm_wait_s: run.among_many(totals.comm_wait_s),
@@ -222,6 +225,7 @@ impl Session {
             epochs: Some(run.plan.schedule.epochs_of(first.phase)),
             lr: Some(lr * scale),
             lr_end: Some(lr_end * scale),
+            momentum: Some(phase.momentum.unwrap_or(run.plan.config.optimizer.momentum)),
         }
     }
 
