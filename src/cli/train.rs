@@ -51,6 +51,9 @@ pub(super) struct Args {
     /// End the run once validation is this good
     #[arg(long, value_name = "top5=93")]
     stop_at: Option<String>,
+    /// Save the state after so many steps, or whenever the last checkpoint is as old: 500, 90s, 5m, 1h
+    #[arg(long, value_name = "STEPS|TIME")]
+    checkpoint_every: Option<String>,
     /// Change one key of the recipe; may be given many times. The phases are phase.0, phase.1, ...
     #[arg(long, value_name = "key.path=value")]
     set: Vec<String>,
@@ -71,8 +74,8 @@ impl Args {
 
     /// What the user said of the configuration.
     pub(super) fn sources(&self) -> Sources {
-        let Self { preset, config, data, device, stop_at, set, .. } = self.clone();
-        Sources { preset, config, set, data, device, stop_at }
+        let Self { preset, config, data, device, stop_at, checkpoint_every, set, .. } = self.clone();
+        Sources { preset, config, set, data, device, stop_at, checkpoint_every }
     }
 }
 

@@ -76,6 +76,12 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
 
 fn check_counts(config: &TrainConfig) -> Result<()> {
     let TrainConfig { data, checkpoint, cluster, .. } = config;
+    if !finite_at_least_0(checkpoint.every_s) {
+        return Err(Error::usage(format!(
+            "checkpoint.every_s is {}: expected 0 or more",
+            checkpoint.every_s
+        )));
+    }
     if checkpoint.keep == 0 {
         return Err(Error::usage(
             "checkpoint.keep is 0: expected at least 1, or there is nothing to resume from",

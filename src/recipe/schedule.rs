@@ -136,14 +136,28 @@ impl Schedule {
     /// Where step `step` stands, counted from 1. `None` before the first and past the last.
     pub fn position(&self, step: u64) -> Option<Position> {
         let index = step.checked_sub(1)?;
-        let phase = self.phases.iter().rposition(|span| span.first_step <= index)?;
-        let span = &self.phases[phase];
+        let span = self.phases.iter().rfind(|span| span.first_step <= index)?;
         let in_phase = index - span.first_step;
         let epoch_in_phase = u32::try_from(in_phase / span.steps_per_epoch).ok()?;
-        (epoch_in_phase < span.phase.epochs).then(|| Position {
+        self.at(span.first_epoch + epoch_in_phase, in_phase % span.steps_per_epoch)
+    }
+
+    /// Where the last step of epoch `epoch` stands. `None` past the last.
+    pub fn last_of(&self, epoch: u32) -> Option<Position> {
+        let span = self.phases.iter().rfind(|span| span.first_epoch <= epoch)?;
+        self.at(epoch, span.steps_per_epoch - 1)
+    }
+
+    /// Where the step after `steps_done` of epoch `epoch` stands. `None` past the end of either.
+    pub fn at(&self, epoch: u32, steps_done: u64) -> Option<Position> {
+        let phase = self.phases.iter().rposition(|span| span.first_epoch <= epoch)?;
+        let span = &self.phases[phase];
+        let epoch_in_phase = epoch - span.first_epoch;
+        let in_phase = u64::from(epoch_in_phase) * span.steps_per_epoch + steps_done;
+        (epoch_in_phase < span.phase.epochs && steps_done < span.steps_per_epoch).then(|| Position {
             phase,
-            epoch: span.first_epoch + epoch_in_phase,
-            step_in_epoch: in_phase % span.steps_per_epoch,
+            epoch,
+            step_in_epoch: steps_done,
             lr: span.lr(in_phase + 1),
         })
     }

@@ -7,12 +7,14 @@
 //! | `epoch`, `step` | one pass over the data; one update of the weights |
 //! | `precision`, `scaler` | the network's number type; what the loss is multiplied by for it |
 //! | `rehearse` | every shape of the run tried before the clock starts |
+//! | `progress` | how far a run has come |
 //! | `trail` | the last steps' numbers on their way into the record |
 //! | `input`, `loss`, `optimizer` | bytes to tensors; logits to a number; gradients to weights |
 //! | `evaluate` | exact accuracy over a whole data set |
 //! | `validation` | which pictures a phase is validated on, and their sizes |
 //! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
 //! | `checkpoint` | the whole state, written whole or not at all |
+//! | `statistics` | each rank's running statistics, for checkpoints inside an epoch |
 
 mod checkpoint;
 mod classifier;
@@ -22,20 +24,22 @@ mod input;
 mod loss;
 mod optimizer;
 mod precision;
+mod progress;
 mod rehearse;
 mod run;
 mod scaler;
 mod session;
+mod statistics;
 mod step;
 mod trail;
 mod validation;
 
-pub use checkpoint::{EpochTotals, Progress};
 pub use classifier::{About, Classifier};
 pub use evaluate::{Accuracy, comparable_crop, evaluate};
 pub use input::Normalizer;
 pub use loss::{cross_entropy, target_rank};
 pub use optimizer::Sgd;
+pub use progress::{EpochTotals, Progress};
 pub use run::{CONFIG, Job, Outcome, Stop, run};
 pub use scaler::Scaler;
 pub use step::{StepConfig, StepResult, step};
