@@ -1,0 +1,284 @@
+//! The run in simulated time: every step, evaluation and start of one rank, and where its seconds went.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::{
+    ForecastError, Job, JobPhase, Kind, Lever, MAX_MACHINES, Throughput,
+    kind::in_range,
+    loader::{Batches, Loader},
+    step::Buckets,
+    throughput::{BACKWARD_SHARE, Speed},
+    wrong,
+};
+
+/// Mean of the longer side over the shorter one of ImageNet's pictures: what a rectangle has more than a square.
+const RECT_AREA: f64 = 1.3;
+/// More steps than any epoch has: beyond it the batch is a slip.
+const MAX_STEPS_PER_EPOCH: u64 = 20_000_000;
+
+/// Seconds by what they went to. They add up to the whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Times {
+    /// The images of training steps on the device.
+    pub compute_s: f64,
+    /// What every step costs whatever its batch, and lines of the log.
+    pub fixed_s: f64,
+    /// Waiting for gradients of other ranks.
+    pub all_reduce_s: f64,
+    /// Waiting for training batches.
+    pub input_s: f64,
+    /// Evaluations, with their own waits for batches.
+    pub evaluation_s: f64,
+    /// The start of the run, of epochs, and first uses of a shape.
+    pub start_s: f64,
+}
+
+impl Times {
+    /// All of them.
+    pub fn total_s(&self) -> f64 {
+        let Self { compute_s, fixed_s, all_reduce_s, input_s, evaluation_s, start_s } = *self;
+        compute_s + fixed_s + all_reduce_s + input_s + evaluation_s + start_s
+    }
+
+    fn add(&mut self, other: &Self, times: f64) {
+        for (sum, term) in [
+            (&mut self.compute_s, other.compute_s),
+            (&mut self.fixed_s, other.fixed_s),
+            (&mut self.all_reduce_s, other.all_reduce_s),
+            (&mut self.input_s, other.input_s),
+            (&mut self.evaluation_s, other.evaluation_s),
+            (&mut self.start_s, other.start_s),
+        ] {
+            *sum += times * term;
+        }
+    }
+}
+
+/// A phase as it will go.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PhaseForecast {
+    /// Its first epoch, and the one after its last.
+    pub epochs: [u32; 2],
+    /// Side of the training images, in pixels.
+    pub size: u32,
+    /// Images of a rank in a step.
+    pub batch_size: u64,
+    /// Images of all ranks in a step.
+    pub global_batch_size: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Seconds of its first epoch.
+    pub first_epoch_s: f64,
+    /// Seconds of every other one; of the first if it is the only one.
+    pub epoch_s: f64,
+    /// Images a second of all ranks, in such an epoch.
+    pub images_per_s: f64,
+    /// The whole phase.
+    pub times: Times,
+}
+
+/// A run as it will go.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Machines.
+    pub machines: u32,
+    /// Ranks of all of them.
+    pub world_size: u32,
+    /// Its phases.
+    pub phases: Vec<PhaseForecast>,
+    /// The whole run.
+    pub times: Times,
+    /// What it rests on that nobody measured.
+    pub assumed: Vec<String>,
+}
+
+/// Simulates `job` on machines of `kind`, devices as fast as `throughput`, with one thing infinitely fast if `free`.
+///
+/// # Errors
+/// A number of machines out of range, pictures or image sizes that nothing is known of, a phase without steps.
+///
+/// # Cost
+/// Two epochs a phase, some 10 microseconds a step.
+pub fn forecast(
+    job: &Job,
+    kind: &Kind,
+    throughput: &Throughput,
+    free: Option<Lever>,
+) -> Result<Forecast, ForecastError> {
+    in_range("machines", job.machines.into(), 1.0, MAX_MACHINES.into())?;
+    let network = &kind.network;
+    let buckets =
+        Buckets::new(&job.layers, network.value_bytes, network.first_bucket_bytes, network.bucket_bytes);
+    let exposed_s = |machines: Option<u32>, backward_s: f64| match machines {
+        Some(machines) => {
+            buckets.exposed_s(backward_s, |bytes| network.all_reduce_s(bytes, machines, kind.machine.ranks))
+        }
+        None => 0.0,
+    };
+    let speed = Speed::new(throughput, |backward_s| exposed_s(throughput.machines, backward_s))?;
+    let exposed_s = |backward_s: f64| exposed_s(Some(job.machines), backward_s);
+    let world_size = job.machines * kind.machine.ranks;
+    let mut run =
+        Run { job, kind, throughput, free, speed: &speed, exposed_s: &exposed_s, used: BTreeSet::new() };
+    let mut whole = Forecast {
+        machines: job.machines,
+        world_size,
+        phases: Vec::new(),
+        times: Times::default(),
+        assumed: Vec::new(),
+    };
+    let mut first_epoch = 0;
+    for (index, phase) in job.phases.iter().enumerate() {
+        let done = run
+            .phase(phase, index == 0, first_epoch)
+            .or_else(|ForecastError(why)| wrong(format!("phase {}: {why}", index + 1)))?;
+        first_epoch = done.epochs[1];
+        whole.times.add(&done.times, 1.0);
+        for size in [phase.size, phase.val_size] {
+            let note = format!("{size} px is not in the throughput: scaled by pixels from the nearest");
+            if !speed.measured(size) && !whole.assumed.contains(&note) {
+                whole.assumed.push(note);
+            }
+        }
+        whole.phases.push(done);
+    }
+    Ok(whole)
+}
+
+struct Run<'a> {
+    job: &'a Job,
+    kind: &'a Kind,
+    throughput: &'a Throughput,
+    free: Option<Lever>,
+    speed: &'a Speed,
+    exposed_s: &'a dyn Fn(f64) -> f64,
+    /// Shapes that were used: whether in training, pixels, images, and of a rectangle which one.
+    used: BTreeSet<(bool, u32, u64, u64)>,
+}
+
+impl Run<'_> {
+    fn phase(&mut self, phase: &JobPhase, first: bool, from: u32) -> Result<PhaseForecast, ForecastError> {
+        let world_size = u64::from(self.job.machines) * u64::from(self.kind.machine.ranks);
+        let train = Batches::new(self.job.train_images, world_size, phase.batch_size, phase.short_tail);
+        let global = world_size * phase.batch_size;
+        if train.count == 0 || phase.epochs == 0 {
+            return wrong(format!("it has no step: {global} images a step of {}", self.job.train_images));
+        }
+        if train.count > MAX_STEPS_PER_EPOCH {
+            return wrong(format!("{} steps an epoch: expected at most {MAX_STEPS_PER_EPOCH}", train.count));
+        }
+        let mut start = self.epoch(phase, train, world_size)?;
+        if first && self.free != Some(Lever::Start) {
+            start.start_s += self.kind.program.job_start_s;
+        }
+        let mut times = start;
+        let mut epoch_s = start.total_s();
+        if phase.epochs > 1 {
+            // Every later epoch is like the second one: nothing is new to it.
+            let later = self.epoch(phase, train, world_size)?;
+            times.add(&later, f64::from(phase.epochs - 1));
+            epoch_s = later.total_s();
+        }
+        let images = (train.count - 1) * phase.batch_size + train.last;
+        Ok(PhaseForecast {
+            epochs: [from, from + phase.epochs],
+            size: phase.size,
+            batch_size: phase.batch_size,
+            global_batch_size: global,
+            steps_per_epoch: train.count,
+            first_epoch_s: start.total_s(),
+            epoch_s,
+            images_per_s: (images * world_size) as f64 / epoch_s,
+            times,
+        })
+    }
+
+    /// One epoch with its evaluation.
+    fn epoch(&mut self, phase: &JobPhase, train: Batches, world_size: u64) -> Result<Times, ForecastError> {
+        let program = &self.kind.program;
+        let mut times = Times::default();
+        let (fixed_s, image_s) = self.cost(phase.size)?;
+        times.start_s = self.unless(Lever::Start, program.epoch_start_s);
+        let mut now = times.start_s;
+        let mut loader = self.loader(phase, train, phase.size, now)?;
+        for step in 0..train.count {
+            let images = train.images(step);
+            let ready = loader.next(now);
+            times.input_s += ready - now;
+            let first_s = self.first_use_s(true, phase.size, images, 0);
+            let compute_s = image_s * images as f64;
+            let wait_s = self.unless(Lever::AllReduce, (self.exposed_s)(BACKWARD_SHARE * compute_s));
+            let logs = program.log_every_steps > 0 && (step + 1) % u64::from(program.log_every_steps) == 0;
+            let fixed_s = fixed_s + self.unless(Lever::Fixed, if logs { program.log_s } else { 0.0 });
+            times.start_s += first_s;
+            times.compute_s += compute_s;
+            times.all_reduce_s += wait_s;
+            times.fixed_s += fixed_s;
+            now = ready + first_s + compute_s + wait_s + fixed_s;
+        }
+        self.evaluate(phase, world_size, &mut times)?;
+        Ok(times)
+    }
+
+    fn evaluate(
+        &mut self,
+        phase: &JobPhase,
+        world_size: u64,
+        times: &mut Times,
+    ) -> Result<(), ForecastError> {
+        let batch_size = self.kind.val_batch_size(phase.val_size, phase.batch_size);
+        let val = Batches::new(self.job.val_images, world_size, batch_size, true);
+        let (fixed_s, image_s) = self.cost(phase.val_size)?;
+        let area = if phase.val_rect { RECT_AREA } else { 1.0 };
+        let begin = self.kind.program.eval_start_s;
+        let mut loader = self.loader(phase, val, phase.val_size, begin)?;
+        let mut now = begin;
+        for batch in 0..val.count {
+            let images = val.images(batch);
+            let shape = if phase.val_rect { batch + 1 } else { 0 };
+            let first_s = self.first_use_s(false, phase.val_size, images, shape);
+            times.start_s += first_s;
+            // A forward pass is one of the three products of a step.
+            let forward_s = (1.0 - BACKWARD_SHARE) * (fixed_s + image_s * area * images as f64);
+            now = loader.next(now) + forward_s;
+        }
+        times.evaluation_s += self.unless(Lever::Evaluation, now);
+        Ok(())
+    }
+
+    fn loader(
+        &self,
+        phase: &JobPhase,
+        batches: Batches,
+        size: u32,
+        now: f64,
+    ) -> Result<Loader, ForecastError> {
+        let pictures = self.kind.pictures(&phase.pictures)?;
+        let mpx = f64::from(size).powi(2) / 1e6;
+        let image_s = (pictures.decode_ms + self.kind.input.resize_ms_per_mpx * mpx) / 1e3;
+        let kb = self.unless(Lever::Input, pictures.kb);
+        Ok(Loader::new(self.kind, batches, self.unless(Lever::Input, image_s), kb, now))
+    }
+
+    /// Seconds of a step whatever its batch, and of each image.
+    fn cost(&self, size: u32) -> Result<(f64, f64), ForecastError> {
+        let (fixed_s, image_s) = self.speed.of(size)?;
+        Ok((self.unless(Lever::Fixed, fixed_s), self.unless(Lever::Compute, image_s)))
+    }
+
+    /// What the first use of a shape costs more; nothing the second time. Without gradients, one product of three is
+    /// to be found.
+    fn first_use_s(&mut self, trains: bool, size: u32, images: u64, shape: u64) -> f64 {
+        if !self.used.insert((trains, size, images, shape)) {
+            return 0.0;
+        }
+        let share = if trains { 1.0 } else { 1.0 - BACKWARD_SHARE };
+        self.unless(Lever::Start, share * self.throughput.first_use_s(size, images))
+    }
+
+    fn unless(&self, lever: Lever, seconds: f64) -> f64 {
+        if self.free == Some(lever) { 0.0 } else { seconds }
+    }
+}
