@@ -199,7 +199,6 @@ impl Run<'_> {
     fn epoch(&mut self, phase: &JobPhase, train: Batches, world_size: u64) -> Result<Times, ForecastError> {
         let program = &self.kind.program;
         let mut times = Times::default();
-        let (fixed_s, image_s) = self.cost(phase.size)?;
         times.start_s = self.unless(Lever::Start, program.epoch_start_s);
         let mut now = times.start_s;
         let mut loader = self.loader(phase, train, phase.size, now)?;
@@ -208,7 +207,7 @@ impl Run<'_> {
             let ready = loader.next(now);
             times.input_s += ready - now;
             let first_s = self.first_use_s(true, phase.size, images, 0);
-            let compute_s = image_s * images as f64;
+            let (fixed_s, compute_s) = self.cost(phase.size, images)?;
             let wait_s = self.unless(Lever::AllReduce, (self.exposed_s)(BACKWARD_SHARE * compute_s));
             let logs = program.log_every_steps > 0 && (step + 1) % u64::from(program.log_every_steps) == 0;
             let fixed_s = fixed_s + self.unless(Lever::Fixed, if logs { program.log_s } else { 0.0 });
@@ -230,7 +229,6 @@ impl Run<'_> {
     ) -> Result<(), ForecastError> {
         let batch_size = self.kind.val_batch_size(phase.val_size, phase.batch_size);
         let val = Batches::new(self.job.val_images, world_size, batch_size, true);
-        let (fixed_s, image_s) = self.cost(phase.val_size)?;
         let area = if phase.val_rect { RECT_AREA } else { 1.0 };
         let begin = self.kind.program.eval_start_s;
         let mut loader = self.loader(phase, val, phase.val_size, begin)?;
@@ -241,7 +239,8 @@ impl Run<'_> {
             let first_s = self.first_use_s(false, phase.val_size, images, shape);
             times.start_s += first_s;
             // A forward pass is one of the three products of a step.
-            let forward_s = (1.0 - BACKWARD_SHARE) * (fixed_s + image_s * area * images as f64);
+            let (fixed_s, compute_s) = self.cost(phase.val_size, images)?;
+            let forward_s = (1.0 - BACKWARD_SHARE) * (fixed_s + area * compute_s);
             now = loader.next(now) + forward_s;
         }
         times.evaluation_s += self.unless(Lever::Evaluation, now);
@@ -262,19 +261,18 @@ impl Run<'_> {
         Ok(Loader::new(self.kind, batches, self.unless(Lever::Input, image_s), kb, now))
     }
 
-    /// Seconds of a step whatever its batch, and of each image.
-    fn cost(&self, size: u32) -> Result<(f64, f64), ForecastError> {
-        let (fixed_s, image_s) = self.speed.of(size)?;
-        Ok((self.unless(Lever::Fixed, fixed_s), self.unless(Lever::Compute, image_s)))
+    /// Seconds of a step whatever its batch, and of its images.
+    fn cost(&self, size: u32, images: u64) -> Result<(f64, f64), ForecastError> {
+        let (fixed_s, compute_s) = self.speed.step(size, images)?;
+        Ok((self.unless(Lever::Fixed, fixed_s), self.unless(Lever::Compute, compute_s)))
     }
 
-    /// What the first use of a shape costs more; nothing the second time. Without gradients, one product of three is
-    /// to be found.
+    /// What the first use of a shape costs more; nothing the second time.
     fn first_use_s(&mut self, trains: bool, size: u32, images: u64, shape: u64) -> f64 {
         if !self.used.insert((trains, size, images, shape)) {
             return 0.0;
         }
-        let share = if trains { 1.0 } else { 1.0 - BACKWARD_SHARE };
+        let share = if trains { 1.0 } else { self.throughput.first_use_forward };
         self.unless(Lever::Start, share * self.throughput.first_use_s(size, images))
     }
 

@@ -1,7 +1,7 @@
-//! How long a rank's device takes over a step, from measured rows: fixed + per image, a line for each image size.
+//! How long a rank's device takes over a step, from measured rows: a curve over the batch for each image size.
 //!
-//! The fixed part is what does not grow with the batch: launches of kernels, the update, the metrics. Rows that were
-//! timed on several machines hold the wait for the all-reduce; it is taken out before the lines are drawn, so that
+//! Its fixed part is what does not grow with the batch: launches of kernels, the update, the metrics. Rows that were
+//! timed on several machines hold the wait for the all-reduce; it is taken out before the curves are drawn, so that
 //! they can be used for another number of machines.
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +16,9 @@ use super::{
 pub(super) const BACKWARD_SHARE: f64 = 2.0 / 3.0;
 /// A size further than this factor from every measured one is not guessed.
 const MAX_SCALING: f64 = 2.5;
-/// The wait depends on the lines and the lines on the wait: rounds until they agree. Each shrinks the rest by more
-/// than a third.
-const ROUNDS: usize = 60;
+/// The wait depends on the curves and the curves on the wait: rounds until they agree, to so many seconds.
+const ROUNDS: usize = 200;
+const AGREED_S: f64 = 1e-9;
 
 /// Measured speed of a rank's device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,9 +36,17 @@ pub struct Throughput {
     /// The rows.
     #[serde(default)]
     pub row: Vec<Row>,
-    /// What the first step or evaluation of a new shape costs beyond the others; nothing if empty.
+    /// What the first step of a new shape costs beyond the others; nothing if empty.
     #[serde(default)]
     pub first_use: Vec<FirstUse>,
+    /// The share of that which the first evaluation of a new shape costs.
+    #[serde(default = "forward_share")]
+    pub first_use_forward: f64,
+}
+
+/// A forward pass has one of the three products of a step.
+const fn forward_share() -> f64 {
+    1.0 - BACKWARD_SHARE
 }
 
 /// One measurement.
@@ -65,6 +73,14 @@ pub struct FirstUse {
     pub seconds: f64,
 }
 
+impl Row {
+    /// Size, batch and seconds of a step.
+    fn step(&self) -> (u32, f64, f64) {
+        let batch = self.batch_size as f64;
+        (self.size, batch, batch / self.images_per_s)
+    }
+}
+
 impl Throughput {
     /// Reads a table from TOML; `origin` is what an error calls the text.
     ///
@@ -82,6 +98,7 @@ impl Throughput {
         }
         in_range("throughput.machines", self.machines.unwrap_or(1).into(), 1.0, MAX_MACHINES.into())?;
         in_range("throughput.fixed_ms", self.fixed_ms.unwrap_or(0.0), 0.0, 1e6)?;
+        in_range("throughput.first_use_forward", self.first_use_forward, 0.0, 1.0)?;
         for row in &self.row {
             in_range("row.size", row.size.into(), 4.0, 4096.0)?;
             in_range("row.batch_size", row.batch_size as f64, 1.0, 1e6)?;
@@ -108,99 +125,136 @@ impl Throughput {
     }
 }
 
-/// The time of a step at one image size.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Line {
+/// The time of a step at one image size, by batch.
+#[derive(Debug, Clone, PartialEq)]
+struct Curve {
     size: u32,
+    /// Seconds that do not grow with the batch.
     fixed_s: f64,
-    per_image_s: f64,
+    /// Of each measured batch the seconds that do, by batch.
+    points: Vec<(f64, f64)>,
+}
+
+impl Curve {
+    /// Draws a curve through the steps of measured batches; `fixed_s` is for a single one.
+    fn new(size: u32, steps: &[(f64, f64)], fixed_s: f64) -> Self {
+        let fixed_s = match steps {
+            [(x0, y0), (x1, y1), ..] => (y0 - x0 * (y1 - y0) / (x1 - x0)).max(0.0),
+            _ => fixed_s,
+        };
+        Self { size, fixed_s, points: steps.iter().map(|&(batch, s)| (batch, s - fixed_s)).collect() }
+    }
+
+    /// Seconds that grow with the batch: along straight lines between the measured ones, on along the last line
+    /// beyond them, and down to nothing for no image.
+    fn compute_s(&self, batch: f64) -> f64 {
+        let before = self.points.iter().rposition(|point| point.0 < batch);
+        match (before, self.points.as_slice()) {
+            (_, []) => 0.0,
+            (None, [first, ..]) => first.1 * batch / first.0,
+            (Some(0), [only]) => only.1 * batch / only.0,
+            (Some(before), points) => {
+                let at = before.min(points.len() - 2);
+                let ((x0, y0), (x1, y1)) = (points[at], points[at + 1]);
+                y0 + (y1 - y0) * (batch - x0) / (x1 - x0)
+            }
+        }
+    }
+
+    /// Whether larger batches take longer, and images take any time.
+    fn rises(&self) -> bool {
+        let from_0 = std::iter::once(0.0).chain(self.points.iter().map(|point| point.1));
+        from_0.clone().zip(from_0.skip(1)).all(|(less, more)| less < more)
+    }
 }
 
 /// Steps of one device at any size and batch, without the wait for other ranks.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Speed(Vec<Line>);
+pub(super) struct Speed(Vec<Curve>);
 
 impl Speed {
-    /// Draws the lines through the rows of `table`, from which the wait is taken out that a backward pass of so many
+    /// Draws the curves through the rows of `table`, from which the wait is taken out that a backward pass of so many
     /// seconds leaves exposed.
     pub(super) fn new(table: &Throughput, exposed_s: impl Fn(f64) -> f64) -> Result<Self, ForecastError> {
-        let mut sizes: Vec<u32> = table.row.iter().map(|row| row.size).collect();
-        sizes.sort_unstable();
-        sizes.dedup();
-        let mut lines: Vec<Line> =
-            sizes.iter().map(|&size| Line { size, fixed_s: 0.0, per_image_s: 0.0 }).collect();
+        let mut rows: Vec<(u32, f64, f64)> = table.row.iter().map(Row::step).collect();
+        rows.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        rows.dedup_by(|b, a| (a.0, a.1) == (b.0, b.1));
+        let mut waits = vec![0.0; rows.len()];
         for _ in 0..ROUNDS {
-            let points = |line: &Line| -> Vec<(f64, f64)> {
-                let rows = table.row.iter().filter(|row| row.size == line.size);
-                rows.map(|row| {
-                    let batch = row.batch_size as f64;
-                    let wait = exposed_s(BACKWARD_SHARE * line.per_image_s * batch);
-                    (batch, batch / row.images_per_s - wait)
+            let speed = Self::through(&rows, &waits, table.fixed_ms);
+            let next: Vec<f64> = rows
+                .iter()
+                .map(|&(size, batch, _)| {
+                    let curve = speed.0.iter().find(|curve| curve.size == size);
+                    exposed_s(BACKWARD_SHARE * curve.map_or(0.0, |curve| curve.compute_s(batch)).max(0.0))
                 })
-                .collect()
-            };
-            let drawn: Vec<_> = lines.iter().map(|line| fit(&points(line))).collect();
-            let fixed: Vec<f64> = drawn.iter().filter_map(|fit| fit.map(|(fixed, _)| fixed)).collect();
-            let mean = if fixed.is_empty() { 0.0 } else { fixed.iter().sum::<f64>() / fixed.len() as f64 };
-            let fallback = table.fixed_ms.map_or(mean, |ms| ms / 1e3);
-            let next = lines.iter().zip(drawn).map(|(line, drawn)| {
-                let (fixed_s, per_image_s) = drawn.unwrap_or_else(|| {
-                    let (batch, seconds) = points(line)[0];
-                    (fallback, (seconds - fallback) / batch)
-                });
-                Line { size: line.size, fixed_s, per_image_s: per_image_s.max(0.0) }
-            });
-            lines = next.collect();
+                .collect();
+            let moved = waits.iter().zip(&next).map(|(old, new)| (old - new).abs()).fold(0.0, f64::max);
+            if moved < AGREED_S {
+                return speed.checked();
+            }
+            // Half of the way: a full one can swing.
+            waits.iter_mut().zip(&next).for_each(|(old, new)| *old = 0.5 * (*old + new));
         }
-        match lines.iter().find(|line| line.per_image_s <= 0.0) {
-            Some(line) => wrong(format!(
-                "the throughput at {} px leaves no time for the images: {:.1} ms of a step are fixed; check fixed_ms, \
-                 and that larger batches take longer",
-                line.size,
-                1e3 * line.fixed_s
+        wrong(
+            "the throughput's rows do not tell the wait for other ranks from the work: give rows of one rank alone, \
+             without `machines`",
+        )
+    }
+
+    /// The curves through rows of (size, batch, seconds), sorted, less the waits.
+    fn through(rows: &[(u32, f64, f64)], waits: &[f64], fixed_ms: Option<f64>) -> Self {
+        let steps: Vec<_> =
+            rows.iter().zip(waits).map(|(&(size, batch, s), wait)| (size, (batch, s - wait))).collect();
+        let by_size = || {
+            steps.chunk_by(|a, b| a.0 == b.0).map(|rows| {
+                let steps: Vec<_> = rows.iter().map(|row| row.1).collect();
+                (rows[0].0, steps)
+            })
+        };
+        let several = by_size().filter(|(_, steps)| steps.len() > 1);
+        let fixed: Vec<f64> = several.map(|(size, steps)| Curve::new(size, &steps, 0.0).fixed_s).collect();
+        let mean = fixed.iter().sum::<f64>() / fixed.len().max(1) as f64;
+        let fixed_s = fixed_ms.map_or(mean, |ms| ms / 1e3);
+        Self(by_size().map(|(size, steps)| Curve::new(size, &steps, fixed_s)).collect())
+    }
+
+    fn checked(self) -> Result<Self, ForecastError> {
+        match self.0.iter().find(|curve| !curve.rises()) {
+            Some(Curve { size, fixed_s, .. }) => wrong(format!(
+                "the throughput at {size} px leaves no time for the images, with {:.1} ms of a step fixed: check \
+                 fixed_ms, and that larger batches take longer",
+                1e3 * fixed_s
             )),
-            None => Ok(Self(lines)),
+            None => Ok(self),
         }
     }
 
-    /// Seconds of a step that do not grow with the batch, and seconds of each image. Between the measured sizes by
-    /// pixels, along straight lines.
-    pub(super) fn of(&self, size: u32) -> Result<(f64, f64), ForecastError> {
+    /// Seconds of a step that do not grow with its batch, and those that do. Between the measured sizes by pixels,
+    /// along straight lines.
+    pub(super) fn step(&self, size: u32, batch_size: u64) -> Result<(f64, f64), ForecastError> {
         let side = f64::from(size);
-        let apart = |line: &Line| (f64::from(line.size) / side).max(side / f64::from(line.size));
-        if self.0.iter().all(|line| apart(line) > MAX_SCALING) {
-            let known: Vec<_> = self.0.iter().map(|line| line.size.to_string()).collect();
+        let apart = |curve: &Curve| (f64::from(curve.size) / side).max(side / f64::from(curve.size));
+        if self.0.iter().all(|curve| apart(curve) > MAX_SCALING) {
+            let known: Vec<_> = self.0.iter().map(|curve| curve.size.to_string()).collect();
             return wrong(format!(
                 "the throughput has rows for {} px, none near {size} px: measure that size and add its [[row]]",
                 known.join(", ")
             ));
         }
-        let of = |value: fn(&Line) -> f64| {
-            let points: Vec<_> = self.0.iter().map(|line| (f64::from(line.size), value(line))).collect();
+        let between = |value: &dyn Fn(&Curve) -> f64| {
+            let points: Vec<_> = self.0.iter().map(|curve| (f64::from(curve.size), value(curve))).collect();
             interpolate(&points, side)
         };
-        let per_pixel = of(|line| line.per_image_s / f64::from(line.size).powi(2));
-        Ok((of(|line| line.fixed_s), per_pixel * side * side))
+        let batch = batch_size as f64;
+        let per_pixel = between(&|curve| curve.compute_s(batch) / f64::from(curve.size).powi(2));
+        Ok((between(&|curve| curve.fixed_s), per_pixel * side * side))
     }
 
     /// Whether a row says how fast this size is.
     pub(super) fn measured(&self, size: u32) -> bool {
-        self.0.iter().any(|line| line.size == size)
+        self.0.iter().any(|curve| curve.size == size)
     }
-}
-
-/// The line (at 0, slope) nearest to the points, through 0 rather than below it; `None` without two batches.
-fn fit(points: &[(f64, f64)]) -> Option<(f64, f64)> {
-    let n = points.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
-    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
-    let spread: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
-    if points.is_empty() || spread == 0.0 {
-        return None;
-    }
-    let slope = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum::<f64>() / spread;
-    let at_0 = y - slope * x;
-    Some(if at_0 >= 0.0 { (at_0, slope) } else { (0.0, y / x) })
 }
 
 /// The value at `x` between sorted points, and beyond them that of the nearest one. There is a point.
@@ -229,6 +283,7 @@ mod tests {
             fixed_ms: None,
             row: rows.iter().map(row).collect(),
             first_use: Vec::new(),
+            first_use_forward: forward_share(),
         }
     }
 
@@ -238,23 +293,28 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_fixed_and_per_image() {
-        let speed = Speed::new(&table(&[(100, 10, 0.3), (100, 20, 0.5), (200, 10, 0.9)]), |_| 0.0).unwrap();
-        close(speed.of(100).unwrap(), (0.1, 0.02));
+    fn a_step_is_fixed_and_grows_with_the_batch() {
+        let rows = [(100, 10, 0.3), (100, 20, 0.5), (100, 40, 1.1), (200, 10, 0.9)];
+        let speed = Speed::new(&table(&rows), |_| 0.0).unwrap();
+        for (batch, compute_s) in [(5, 0.1), (10, 0.2), (15, 0.3), (30, 0.7), (40, 1.0), (60, 1.6)] {
+            close(speed.step(100, batch).unwrap(), (0.1, compute_s));
+        }
         // One row: the other size's fixed part.
-        close(speed.of(200).unwrap(), (0.1, 0.08));
-        // In between, by pixels.
-        close(speed.of(150).unwrap(), (0.1, 0.02 * 2.25));
+        close(speed.step(200, 20).unwrap(), (0.1, 1.6));
+        // In between and beyond, by pixels.
+        close(speed.step(150, 10).unwrap(), (0.1, 0.2 * 2.25));
+        close(speed.step(50, 10).unwrap(), (0.1, 0.2 / 4.0));
         assert!(speed.measured(100) && !speed.measured(150));
     }
 
-    /// Rows that were made with a wait give back the lines that they were made from.
+    /// Rows that were made with a wait give back what they were made from.
     #[test]
     fn the_wait_for_others_is_taken_out_of_the_rows() {
         let wait = |backward: f64| (0.15 - backward).max(0.01);
         let step = |batch: f64| 0.05 + 0.001 * batch + wait(BACKWARD_SHARE * 0.001 * batch);
         let rows = [(128, 64, step(64.0)), (128, 128, step(128.0)), (128, 256, step(256.0))];
-        close(Speed::new(&table(&rows), wait).unwrap().of(128).unwrap(), (0.05, 0.001));
+        let speed = Speed::new(&table(&rows), wait).unwrap();
+        close(speed.step(128, 100).unwrap(), (0.05, 0.1));
     }
 
     #[test]
@@ -271,10 +331,11 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_not_guessed() {
         let speed = Speed::new(&table(&[(128, 10, 1.0)]), |_| 0.0).unwrap();
-        assert!(speed.of(224).is_ok());
-        assert!(speed.of(400).unwrap_err().to_string().contains("rows for 128 px, none near 400 px"));
-        let smaller_is_slower = table(&[(128, 10, 2.0), (128, 20, 1.0)]);
-        let message = Speed::new(&smaller_is_slower, |_| 0.0).unwrap_err().to_string();
+        assert!(speed.step(224, 1).is_ok());
+        let message = speed.step(400, 1).unwrap_err().to_string();
+        assert!(message.contains("rows for 128 px, none near 400 px"), "{message}");
+        let larger_is_faster = table(&[(128, 10, 2.0), (128, 20, 1.0)]);
+        let message = Speed::new(&larger_is_faster, |_| 0.0).unwrap_err().to_string();
         assert!(message.contains("at 128 px leaves no time"), "{message}");
         let none = Throughput::parse("t.toml", "source = \"a test\"").unwrap_err().to_string();
         assert!(none.starts_with("t.toml: the throughput has no row"), "{none}");
