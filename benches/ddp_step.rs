@@ -15,6 +15,10 @@ use burn_resnet::{Depth, ResNet, ResNetConfig};
 use burn_sprint::{config::OptimizerConfig, train};
 use serde_json::json;
 
+/// The allocator of the program `sprint`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What is timed.

@@ -22,7 +22,7 @@ use burn_sprint::{
         Location, Tail, open_pair,
         sampler::{self, Coverage},
     },
-    recipe::{Augment, LrRange, Phase, Schedule},
+    recipe::{Augment, LrRule, Phase, Schedule, ValCrop},
     record::{EndReason, ProgressMode, RunInfo},
     train::{EpochTotals, Job, Sgd, Stop, cross_entropy, run, step, target_rank},
 };
@@ -284,15 +284,18 @@ fn the_schedule_gives_the_learning_rates_of_2018() {
         padding: 0,
         val_size: None,
         val_resize: None,
+        momentum: None,
+        data: None,
+        val: ValCrop::Center,
     };
     let phases = [
-        phase(6, 128, 128, LrRange::Linear(1.92, 3.84)),
-        phase(5, 128, 256, LrRange::Constant(3.84)),
-        phase(3, 128, 256, LrRange::Linear(3.84, 1.92)),
-        phase(3, 224, 128, LrRange::Constant(1.92)),
-        phase(6, 224, 224, LrRange::Linear(1.92, 0.336)),
-        phase(6, 224, 224, LrRange::Linear(0.336, 0.0336)),
-        phase(8, 288, 128, LrRange::Linear(0.0192, 0.00192)),
+        phase(6, 128, 128, LrRule::Linear(1.92, 3.84)),
+        phase(5, 128, 256, LrRule::Constant(3.84)),
+        phase(3, 128, 256, LrRule::Linear(3.84, 1.92)),
+        phase(3, 224, 128, LrRule::Constant(1.92)),
+        phase(6, 224, 224, LrRule::Linear(1.92, 0.336)),
+        phase(6, 224, 224, LrRule::Linear(0.336, 0.0336)),
+        phase(8, 288, 128, LrRule::Linear(0.0192, 0.00192)),
     ];
     // 64 processes, and short last batches.
     let rank = Rank::new(0, WorldSize::new(64).unwrap()).unwrap();

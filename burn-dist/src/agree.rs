@@ -5,6 +5,8 @@ use crate::{
     error::{DistError, Result},
 };
 
+pub(crate) use crate::wire::checksum::hash;
+
 /// A list of tensors that one rank shows the others once they know that they differ.
 const MAX_LIST_BYTES: usize = 4 << 20;
 /// What one rank says of itself in an error.
@@ -30,8 +32,6 @@ pub fn same_lines(comm: &Communicator, what: &str, text: &str) -> Result<()> {
         String::new()
     };
     let said = say(comm, &difference)?;
-    // Nobody goes before all have heard it.
-    comm.barrier()?;
     Err(DistError::Disagreement(format!("{what} differ: {said}; every rank must be given the same")))
 }
 
@@ -46,6 +46,7 @@ pub fn same_number(comm: &Communicator, what: &str, mine: u64) -> Result<()> {
     let hashes = comm.all_gather_bytes(&mine.to_le_bytes(), size_of::<u64>())?;
     let Some((reference, strays)) = strays(&hashes) else { return Ok(()) };
     let word = |rank: usize| hashes[rank].iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
+    heard_by_all(comm);
     let odd: Vec<_> = strays.iter().map(|&rank| format!("{} has {}", name(comm, rank), word(rank))).collect();
     Err(DistError::Disagreement(format!(
         "{what} differ: {} where rank {reference} has {}",
@@ -55,20 +56,27 @@ pub fn same_number(comm: &Communicator, what: &str, mine: u64) -> Result<()> {
 }
 
 /// Every rank's word on itself, in one line: `rank 2 on host: ...; rank 5 on host: ...`. Ranks that say nothing are left
-/// out; of a word 512 bytes count.
+/// out; of a word 512 bytes count. Returns when all ranks have it: one that ends the job over it takes it from nobody.
 ///
 /// # Errors
 /// The [`Fault`](crate::Fault) that ended the job.
 ///
 /// # Cost
-/// The words' bytes to all ranks.
+/// The words' bytes to all ranks, and a barrier.
 pub fn say(comm: &Communicator, mine: &str) -> Result<String> {
     let all = comm.all_gather_bytes(cut(mine, MAX_SAYING_BYTES).as_bytes(), MAX_SAYING_BYTES)?;
+    heard_by_all(comm);
     let said = all.iter().enumerate().filter(|(_, words)| !words.is_empty());
     let line = |(rank, words): (usize, &Vec<u8>)| {
         format!("{}: {}", name(comm, rank), String::from_utf8_lossy(words))
     };
     Ok(said.map(line).collect::<Vec<_>>().join("; "))
+}
+
+/// Waits until every rank has what was gathered before. That is known here already, so should the job end now, it is
+/// the next operation that tells.
+fn heard_by_all(comm: &Communicator) {
+    let _ = comm.barrier();
 }
 
 /// A rank, as a person can find it.
@@ -105,13 +113,6 @@ fn first_difference(mine: &str, expected: &str, reference: usize) -> String {
 /// The longest beginning of at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
-}
-
-/// CRC-64/NVME of the parts, one after the other: against accidents, not against attackers.
-pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
-    parts.into_iter().for_each(|part| digest.update(part));
-    digest.finalize()
 }
 
 #[cfg(test)]

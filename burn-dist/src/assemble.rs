@@ -1,19 +1,12 @@
 //! From a rendezvous to a working engine: connections to the neighbours, shared memory between those of one machine,
 //! the control plane.
 
-use std::{
-    collections::HashMap,
-    io::{self, IoSlice},
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-use rustix::event::{PollFd, PollFlags, poll};
+use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
 use crate::{
     config::Config,
     control::{Control, Stall, Suspicion},
-    engine::{Engine, Lane, timespec},
+    engine::{Engine, Lane},
     error::{DistError, Fault, Result},
     flight::FlightRecorder,
     rendezvous::{Door, LinkId, Meeting, Roster},
@@ -23,6 +16,7 @@ use crate::{
         Pipe, Shutter,
         link::Link,
         shared::{Name, Offered, Region, Shared},
+        talk::{Patience, receive, send},
     },
 };
 
@@ -136,24 +130,28 @@ fn share_memory(
     let bytes = config.agreed.segment_bytes;
     let mut local: Vec<_> =
         connected.iter_mut().filter(|(id, _)| topology.shares_memory_with(id.peer)).collect();
+    let patience = Patience::until(deadline);
     let tell = |pipe: &mut Box<dyn Pipe>, id: LinkId, answer: bool| {
-        say(&mut **pipe, if answer { YES } else { NO }, deadline).map_err(|error| (id.peer, error))
+        send(&mut **pipe, &[if answer { YES } else { NO }], patience).map_err(|error| (id.peer, error))
     };
-    let hear =
-        |pipe: &mut Box<dyn Pipe>, id: LinkId| hear(&mut **pipe, deadline).map_err(|error| (id.peer, error));
+    let hear = |pipe: &mut Box<dyn Pipe>, id: LinkId| {
+        let mut answer = [0];
+        receive(&mut **pipe, &mut answer, patience).map_err(|error| (id.peer, error))?;
+        Ok(answer == [YES])
+    };
 
     // What they offer has a name until it is opened here, and no longer, even if they die before that.
     let names: Vec<Name> = local.iter().map(|(id, _)| Name::new(session, id.peer, me, id.stream)).collect();
     let mut offers = HashMap::new();
     for (id, pipe) in &mut local {
-        let offered = Offered::new(session, me, id.peer, id.stream, bytes).ok();
+        let offered = Offered::new(Name::new(session, me, id.peer, id.stream), bytes).ok();
         tell(pipe, *id, offered.is_some())?;
         offers.insert(*id, offered);
     }
     let mut taken = HashMap::new();
-    for (id, pipe) in &mut local {
-        let theirs = hear(pipe, *id)? == YES;
-        let region = theirs.then(|| Region::open(session, id.peer, me, id.stream, bytes).ok()).flatten();
+    for ((id, pipe), name) in local.iter_mut().zip(&names) {
+        let theirs = hear(pipe, *id)?;
+        let region = theirs.then(|| Region::open(name, bytes).ok()).flatten();
         tell(pipe, *id, region.is_some())?;
         taken.insert(*id, region);
     }
@@ -161,45 +159,11 @@ fn share_memory(
     let mut shared = HashMap::new();
     for (id, pipe) in &mut local {
         // Both directions or none.
-        let accepted = hear(pipe, *id)? == YES;
+        let accepted = hear(pipe, *id)?;
         if let (Some(Some(offered)), Some(Some(come)), true) = (offers.remove(id), taken.remove(id), accepted)
         {
             shared.insert(*id, Shared::new(offered.accepted(), come));
         }
     }
     Ok(shared)
-}
-
-fn say(pipe: &mut dyn Pipe, byte: u8, deadline: Instant) -> io::Result<()> {
-    until(pipe, deadline, PollFlags::OUT, |pipe| pipe.write(&[IoSlice::new(&[byte])]))?;
-    until(pipe, deadline, PollFlags::OUT, |pipe| pipe.flush())
-}
-
-fn hear(pipe: &mut dyn Pipe, deadline: Instant) -> io::Result<u8> {
-    let mut byte = [0];
-    match until(pipe, deadline, PollFlags::IN, |pipe| pipe.read(&mut byte))? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(byte[0]),
-    }
-}
-
-/// Tries until it does not block.
-fn until<T>(
-    pipe: &mut dyn Pipe,
-    deadline: Instant,
-    wanted: PollFlags,
-    mut attempt: impl FnMut(&mut dyn Pipe) -> io::Result<T>,
-) -> io::Result<T> {
-    loop {
-        match attempt(pipe) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let Some(fd) = pipe.fd() else { return Err(io::ErrorKind::WouldBlock.into()) };
-        poll(&mut [PollFd::from_borrowed_fd(fd, wanted)], Some(&timespec(left.min(Duration::from_secs(1)))))?;
-    }
 }

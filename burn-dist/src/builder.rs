@@ -11,7 +11,7 @@ use crate::{
     rendezvous,
 };
 
-/// Settings of a communicator, said one by one. What is said here goes before what a variable says.
+/// Settings of a communicator, said one by one: the last word counts.
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
     identity: Option<Identity>,
@@ -26,7 +26,7 @@ impl Builder {
     }
 
     /// From a launcher's variables (see [`crate::env`]) and `BURN_DIST_*`: who this process is, where rank 0 is, and
-    /// settings. Without a launcher it is a job of one.
+    /// settings. Without a launcher it is a job of one. Replaces all that was said before: to be called first.
     ///
     /// # Errors
     /// [`DistError::Config`] naming the variable that is missing, wrong, or unknown.
@@ -100,7 +100,7 @@ impl Builder {
                     );
                 }
                 let meeting = rendezvous::meet(&identity, &config)?;
-                Communicator::connect(&identity, &config, meeting)
+                Communicator::connect(&config, meeting)
             }
             _ => Ok(Communicator::single()),
         }
@@ -131,7 +131,7 @@ pub(crate) fn local_mesh(world_size: WorldSize, config: &Config) -> Result<Vec<C
                         source: "this process",
                     };
                     let meeting = rendezvous::meet_at(&identity, config, listener)?;
-                    Communicator::connect(&identity, config, meeting)
+                    Communicator::connect(config, meeting)
                 })
             })
             .collect();

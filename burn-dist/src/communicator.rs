@@ -14,7 +14,6 @@ use crate::{
     config::{Algorithm, Config, Wire},
     control::Farewell,
     engine::{Call, Carried, Engine},
-    env::Identity,
     error::{DistError, Fault, Result},
     flight::FlightRecorder,
     job::Job,
@@ -65,9 +64,10 @@ impl Communicator {
         crate::builder::local_mesh(world_size, config)
     }
 
-    pub(crate) fn connect(identity: &Identity, config: &Config, meeting: Meeting) -> Result<Self> {
+    pub(crate) fn connect(config: &Config, meeting: Meeting) -> Result<Self> {
+        let rank = meeting.rank;
         let assembled = assemble(meeting, config, Instant::now())?;
-        Ok(Self { rank: identity.rank, job: Some(Arc::new(Job::new(assembled, config))) })
+        Ok(Self { rank, job: Some(Arc::new(Job::new(assembled, config))) })
     }
 
     /// Which rank this is, of how many.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::{
     collective::{
@@ -22,8 +22,14 @@ use crate::{
     error::{DistError, OpName, Result},
     flight::FlightRecorder,
     trace::{Span, Trace},
-    transport::link::{Link, Trouble},
-    wire::number::{Element, ReduceOp},
+    transport::{
+        link::{Link, Trouble},
+        poll,
+    },
+    wire::{
+        checksum::hash,
+        number::{Element, ReduceOp},
+    },
 };
 
 /// A stripe shorter than this is not worth a thread.
@@ -240,14 +246,7 @@ fn wait(machine: &Machine, links: &[Link], patience: Duration) -> io::Result<()>
         // With neither it still tells that the connection ended.
         fds.extend(pipe.fd().map(|fd| PollFd::from_borrowed_fd(fd, read | write)));
     }
-    match poll(&mut fds, Some(&timespec(patience))) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-pub(crate) fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+    poll::wait(&mut fds, patience)
 }
 
 fn suspicion(trouble: Trouble, terms: &Terms) -> Suspicion {
@@ -261,9 +260,8 @@ fn suspicion(trouble: Trouble, terms: &Terms) -> Suspicion {
     }
 }
 
-/// The same on two ranks exactly if they mean the same operation on the same layout: FNV-1a over all of it.
+/// The same on two ranks exactly if they mean the same operation on the same layout.
 fn fingerprint(what: &str, wire: Wire, agreed: &Agreed) -> u64 {
     let layout = [wire as u64, agreed.segment_bytes as u64, agreed.streams as u64];
-    let bytes = what.bytes().chain(layout.into_iter().flat_map(u64::to_le_bytes));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    hash([what.as_bytes(), bytemuck::bytes_of(&layout)])
 }

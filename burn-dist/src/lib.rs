@@ -83,5 +83,5 @@ pub use ddp::{BucketConfig, DataParallel, DataParallelConfig, GradientSink, NonF
 pub use error::{DistError, Fault, FaultKind, Result};
 pub use pending::{Note, Pending, Reduced};
 pub use rank::{Rank, WorldSize};
-pub use rendezvous::Member;
+pub use rendezvous::{Member, host_name};
 pub use wire::number::{Element, ReduceOp};

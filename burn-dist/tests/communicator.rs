@@ -4,7 +4,9 @@
 
 use std::{thread, time::Duration};
 
-use burn_dist::{Agreed, Algorithm, Communicator, Config, Note, ReduceOp, Timeouts, Vote, Wire, WorldSize};
+use burn_dist::{
+    Agreed, Algorithm, Communicator, Config, Note, ReduceOp, Timeouts, Vote, Wire, WorldSize, agree,
+};
 
 /// Runs `work` on every rank of a job, each on its thread, and returns what they return.
 fn on_all<R: Send>(n: u32, agreed: Agreed, work: impl Fn(Communicator) -> R + Sync) -> Vec<R> {
@@ -139,6 +141,25 @@ fn numbers_that_are_not_finite_are_heard_of_everywhere() {
         comm.start_all_reduce(vec![1f32; 100_000], ReduceOp::Mean, note).wait().unwrap().not_finite
     });
     assert_eq!(heard, [true; 4]);
+}
+
+#[test]
+fn who_ends_the_job_over_what_was_said_takes_it_from_nobody() {
+    for turn in 0..40 {
+        let heard = on_all(5, Agreed::default(), |comm| {
+            let rank = comm.rank().index();
+            let said = agree::say(&comm, if rank == 3 { "here" } else { "" });
+            let odd = agree::same_number(&comm, "the numbers", u64::from(rank == 3));
+            if rank == turn % 5 {
+                comm.fail("it is over");
+            }
+            (said.map_err(|error| error.to_string()), odd.unwrap_err().to_string())
+        });
+        for (said, odd) in heard {
+            assert!(said.unwrap().ends_with(": here"));
+            assert!(odd.contains("the numbers differ: rank 3"), "{odd}");
+        }
+    }
 }
 
 #[test]

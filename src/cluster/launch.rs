@@ -6,11 +6,13 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    io,
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     time::{Duration, Instant},
 };
+
+use burn_dist::host_name;
 
 use super::{
     cause::{Ended, How, STOPPED, USAGE, first_cause},
@@ -262,11 +264,4 @@ fn stop_within(wait: Duration, events: &Receiver<Event>) -> bool {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
         }
     }
-}
-
-/// The machine's name, for messages.
-fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "this machine".into() } else { name.into() }
 }

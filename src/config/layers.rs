@@ -168,6 +168,7 @@ fn set(table: &mut Table, path: &str, value: Value) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::LrRule;
 
     fn with_set(set: &[&str]) -> Sources {
         Sources { set: set.iter().map(ToString::to_string).collect(), ..Sources::default() }
@@ -187,7 +188,7 @@ mod tests {
     fn set_reaches_into_tables_and_arrays_and_needs_no_quotes() {
         let config =
             with_set(&["phase.0.lr=[0.5, 1.5]", "optimizer.momentum=0.8", "name=mine"]).resolve().unwrap();
-        assert_eq!(config.phase[0].lr.ends(), (0.5, 1.5));
+        assert_eq!(config.phase[0].lr, LrRule::Linear(0.5, 1.5));
         assert_eq!(config.optimizer.momentum, 0.8);
         assert_eq!(config.name, "mine");
     }
@@ -200,6 +201,13 @@ mod tests {
             ("phase.99.size=9", "expected phase.0 to phase."),
             ("momentum", "expected key.path=value"),
             ("phase.0.lr=fast", "expected a learning rate"),
+            ("phase.0.lr=[0.1]", "expected an array of length 2"),
+            ("phase.0.lr={rule='cosin',from=1}", "did you mean `cosine`?"),
+            ("phase.0.lr={rule='poly',from=1,powr=2}", "did you mean `power`?"),
+            ("loss_scale='dynamc'", "expected a number such as 1024, or \"dynamic\""),
+            ("optimizer.ema='slow'", "expected a decay such as 0.999"),
+            ("optimizer.ema={half_live_steps=1}", "expected a decay such as 0.999"),
+            ("precision='f61'", "did you mean `f16`?"),
         ] {
             let message = with_set(&[set]).resolve().unwrap_err().to_string();
             assert!(message.contains(expected), "{set}: {message}");

@@ -1,12 +1,16 @@
 //! The configuration of a run: what a TOML file says ([`TrainConfig`]), where it comes from ([`Sources`]), and the
 //! checked form that the trainer takes ([`Plan`]). Nothing here opens a picture or makes a tensor.
 
+mod check;
 mod keys;
 mod layers;
+mod not_built;
 mod plan;
 mod train;
 
 pub use layers::Sources;
-pub(crate) use plan::TAIL;
 pub use plan::{DataFacts, Normalization, Plan, Target};
-pub use train::{CheckpointConfig, DataConfig, DistributedConfig, ModelConfig, OptimizerConfig, TrainConfig};
+pub use train::{
+    CheckpointConfig, ClusterConfig, DataConfig, DistributedConfig, Ema, Loss, LossScale, ModelConfig,
+    OptimizerConfig, OptimizerRule, Precision, TrainConfig,
+};

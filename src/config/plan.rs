@@ -3,18 +3,19 @@
 use burn_dist::rank::{Rank, WorldSize};
 use burn_resnet::ResNetConfig;
 
-use super::TrainConfig;
+use super::{
+    TrainConfig,
+    check::{check, check_phase},
+    not_built::not_built_yet,
+};
 use crate::{
     data::{
-        SharedSource, Tail,
+        SharedSource,
         sampler::{self, Coverage},
     },
     error::{Error, Result},
-    recipe::{Phase, Schedule},
+    recipe::Schedule,
 };
-
-/// What becomes of the images left over when an epoch is cut into batches: every step has the same size.
-pub(crate) const TAIL: Tail = Tail::Drop;
 
 /// What a plan has to know of the pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +114,15 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] names the key, what it was and what it may be.
     pub fn new(config: TrainConfig, data: DataFacts, world_size: WorldSize) -> Result<Self> {
+        let plan = Self::preview(config, data, world_size)?;
+        not_built_yet(&plan.config)?;
+        Ok(plan)
+    }
+
+    /// The plan of a recipe that this program may not be able to carry out.
+    pub(crate) fn preview(config: TrainConfig, data: DataFacts, world_size: WorldSize) -> Result<Self> {
         let model = model(&config, data)?;
-        check_optimizer(&config)?;
+        check(&config)?;
         for (index, phase) in config.phase.iter().enumerate() {
             let wrong = |why: String| Error::usage(format!("phase {}: {why}", index + 1));
             let micro_batches = config.optimizer.micro_batches;
@@ -124,7 +132,8 @@ impl Plan {
         }
         let schedule = Schedule::new(&config.phase, |phase| {
             let Some(rank) = Rank::new(0, world_size).filter(|_| data.num_train > 0) else { return 0 };
-            let epoch = sampler::Plan::new(data.num_train, phase.batch_size, rank, Coverage::Train(TAIL));
+            let epoch =
+                sampler::Plan::new(data.num_train, phase.batch_size, rank, Coverage::Train(config.data.tail));
             epoch.num_batches() as u64
         })
         .map_err(Error::usage)?;
@@ -147,80 +156,6 @@ fn model(config: &TrainConfig, data: DataFacts) -> Result<ResNetConfig> {
     Ok(model)
 }
 
-fn check_optimizer(config: &TrainConfig) -> Result<()> {
-    let optimizer = &config.optimizer;
-    let checks = [
-        (
-            "optimizer.momentum",
-            optimizer.momentum,
-            (0.0..1.0).contains(&optimizer.momentum),
-            "0 or more, below 1",
-        ),
-        (
-            "optimizer.weight_decay",
-            optimizer.weight_decay,
-            finite_at_least_0(optimizer.weight_decay),
-            "0 or more",
-        ),
-        (
-            "optimizer.label_smoothing",
-            optimizer.label_smoothing,
-            (0.0..1.0).contains(&optimizer.label_smoothing),
-            "0 or more, below 1",
-        ),
-        (
-            "data.val_fraction",
-            config.data.val_fraction,
-            config.data.val_fraction > 0.0 && config.data.val_fraction < 1.0,
-            "between 0 and 1",
-        ),
-    ];
-    for (key, value, holds, expected) in checks {
-        if !holds {
-            return Err(Error::usage(format!("{key} is {value}: expected {expected}")));
-        }
-    }
-    if config.checkpoint.keep == 0 {
-        return Err(Error::usage(
-            "checkpoint.keep is 0: expected at least 1, or there is nothing to resume from",
-        ));
-    }
-    if config.data.batches_ahead == 0 || config.data.batches_ahead > 64 {
-        let got = config.data.batches_ahead;
-        return Err(Error::usage(format!("data.batches_ahead is {got}: expected 1 to 64")));
-    }
-    Ok(())
-}
-
-fn check_phase(phase: &Phase, micro_batches: usize) -> Result<(), String> {
-    let (from, to) = phase.lr.ends();
-    if !finite_at_least_0(from) || !finite_at_least_0(to) {
-        return Err(format!("`lr` goes from {from} to {to}: expected finite numbers, 0 or more"));
-    }
-    let (val_size, val_resize) = phase.validation();
-    for (key, value) in [("size", phase.size), ("val_size", val_size), ("val_resize", val_resize)] {
-        if !(4..=4096).contains(&value) {
-            return Err(format!("`{key}` is {value} pixels: expected 4 to 4096"));
-        }
-    }
-    if !(1..=1 << 20).contains(&phase.batch_size) {
-        return Err(format!("`batch_size` is {}: expected 1 to 1048576", phase.batch_size));
-    }
-    if micro_batches == 0 || !phase.batch_size.is_multiple_of(micro_batches) {
-        return Err(format!(
-            "`batch_size` {} cannot be cut into optimizer.micro_batches = {micro_batches} equal parts",
-            phase.batch_size
-        ));
-    }
-    if !(phase.min_scale > 0.0 && phase.min_scale <= 1.0) {
-        return Err(format!("`min_scale` is {}: expected above 0, at most 1", phase.min_scale));
-    }
-    if phase.padding > phase.size {
-        return Err(format!("`padding` is {}: expected at most the size, {}", phase.padding, phase.size));
-    }
-    Ok(())
-}
-
 fn normalization(config: &TrainConfig, channels: usize) -> Result<Normalization> {
     let fallback = Normalization::imagenet(channels);
     let mean = config.data.mean.clone().unwrap_or(fallback.mean);
@@ -236,8 +171,4 @@ fn normalization(config: &TrainConfig, channels: usize) -> Result<Normalization>
         return Err(Error::usage(format!("data.std is {std:?}: expected numbers above 0")));
     }
     Ok(Normalization { mean, std })
-}
-
-fn finite_at_least_0(value: f64) -> bool {
-    value.is_finite() && value >= 0.0
 }

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use burn_dist::{BucketConfig, DataParallelConfig};
+use burn_dist::{BucketConfig, DataParallelConfig, WorldSize};
 use burn_resnet::{Depth, Stem};
 use serde::{Deserialize, Serialize};
 
-use crate::{data::OnBadFile, recipe::Phase};
+use crate::{
+    data::{OnBadFile, Tail},
+    recipe::Phase,
+};
 
 /// A run as `config.toml` writes it. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +26,13 @@ pub struct TrainConfig {
     /// Ends the run once validation reaches an accuracy in percent, such as `top5=93`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_at: Option<String>,
+    /// The numbers that the network computes in: `f32`, `f16` or `bf16`. Weights are kept in f32.
+    #[serde(default)]
+    pub precision: Precision,
+    /// What the loss is multiplied by before the backward pass: a number or `dynamic`. Dynamic for f16 and 1 otherwise,
+    /// if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// The network.
     pub model: ModelConfig,
     /// The pictures.
@@ -37,6 +47,9 @@ pub struct TrainConfig {
     /// How gradients travel between ranks.
     #[serde(default)]
     pub distributed: DistributedConfig,
+    /// The cluster that the recipe was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterConfig>,
     /// The phases, in order. A `[[phase]]` table each.
     pub phase: Vec<Phase>,
 }
@@ -47,6 +60,30 @@ const fn yes() -> bool {
 
 fn default_device() -> String {
     "flex".into()
+}
+
+/// The numbers that the network computes in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// IEEE's 16 bits.
+    F16,
+    /// The upper half of 32 bits.
+    Bf16,
+}
+
+/// What the loss is multiplied by, so that gradients are not lost below half precision's range.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", expecting = "expected a number such as 1024, or \"dynamic\"")]
+pub enum LossScale {
+    /// Found while training.
+    Dynamic,
+    /// The same for the whole run.
+    #[serde(untagged)]
+    Static(f64),
 }
 
 /// The network. Classes and channels come from the data.
@@ -64,6 +101,12 @@ pub struct ModelConfig {
     /// Whether the last batch norm of every block starts with a gain of 0, so that the block starts as its shortcut.
     #[serde(default = "yes")]
     pub zero_gamma: bool,
+    /// Whether strided convolutions see a blurred image (Zhang 2019).
+    #[serde(default)]
+    pub blur_pool: bool,
+    /// The standard deviation with which the classifier's weights are drawn; PyTorch's uniform start if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fc_std: Option<f64>,
     /// Weights to start from: a `.safetensors`, `.pth` or checkpoint. A head of another size starts afresh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<PathBuf>,
@@ -78,6 +121,15 @@ pub struct DataConfig {
     pub path: Option<PathBuf>,
     /// The share of every class that is held out for validation where the data has no split of its own.
     pub val_fraction: f64,
+    /// Training images that the recipe was made for. A dry run counts with them where there are no pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_images: Option<usize>,
+    /// Classes that the recipe was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_classes: Option<usize>,
+    /// What becomes of the images left over at the end of an epoch: `drop` leaves them out, `short` makes a smaller
+    /// batch of them.
+    pub tail: Tail,
     /// Threads that decode; one a core if 0.
     pub num_workers: usize,
     /// Batches that are kept ready.
@@ -90,6 +142,8 @@ pub struct DataConfig {
     /// Standard deviation of each channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<Vec<f32>>,
+    /// Whether mean, standard deviation and images are rounded to half precision, as in the run of 2018.
+    pub half_normalization: bool,
 }
 
 impl Default for DataConfig {
@@ -97,36 +151,117 @@ impl Default for DataConfig {
         Self {
             path: None,
             val_fraction: 0.2,
+            planned_images: None,
+            planned_classes: None,
+            tail: Tail::Drop,
             num_workers: 0,
             batches_ahead: 3,
             on_bad_file: OnBadFile::Fail,
             mean: None,
             std: None,
+            half_normalization: false,
         }
     }
 }
 
-/// SGD with momentum, and the loss.
+/// The optimizer, the loss, and what is mixed into either.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
+    /// `sgd`, `lars` or `lamb`.
+    pub rule: OptimizerRule,
     /// Momentum, undampened.
     pub momentum: f64,
     /// Nesterov's form of it.
     pub nesterov: bool,
     /// L2 penalty, added to the gradient; never on batch norm.
     pub weight_decay: f64,
+    /// LARS: the share of a layer's norm that a step of learning rate 1 may move it by.
+    pub trust_coefficient: f64,
+    /// LAMB: decay of the mean of gradients.
+    pub beta1: f64,
+    /// LAMB: decay of the mean of their squares.
+    pub beta2: f64,
+    /// LAMB: added to the root of that mean.
+    pub eps: f64,
+    /// LAMB: the norm that all gradients together are cut back to.
+    pub max_grad_norm: f64,
+    /// `cross-entropy`, or `bce`: a sigmoid for each class.
+    pub loss: Loss,
     /// The share of the target spread evenly over all classes.
     pub label_smoothing: f64,
+    /// Images are blended with others in a ratio from Beta(mixup, mixup); never if 0.
+    pub mixup: f64,
+    /// A box of another image is pasted in, its area from Beta(cutmix, cutmix); never if 0. With mixup, a coin decides
+    /// for each batch.
+    pub cutmix: f64,
     /// Micro-batches that a rank's batch is cut into, to fit in memory. Batch norm sees one at a time.
     pub micro_batches: usize,
+    /// A running average of the weights, which is evaluated and exported in their place: a decay a step such as 0.999,
+    /// or `{ half_life_steps = 100 }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<Ema>,
 }
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        // imagenet18's values (2018).
-        Self { momentum: 0.9, nesterov: false, weight_decay: 1e-4, label_smoothing: 0.0, micro_batches: 1 }
+        Self {
+            rule: OptimizerRule::Sgd,
+            // imagenet18's values (2018).
+            momentum: 0.9,
+            nesterov: false,
+            weight_decay: 1e-4,
+            // timm's.
+            trust_coefficient: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-6,
+            max_grad_norm: 1.0,
+            loss: Loss::CrossEntropy,
+            label_smoothing: 0.0,
+            mixup: 0.0,
+            cutmix: 0.0,
+            micro_batches: 1,
+            ema: None,
+        }
     }
+}
+
+/// The rule that makes a step of a gradient.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerRule {
+    /// Momentum.
+    #[default]
+    Sgd,
+    /// Momentum, with a learning rate for every layer (You et al. 2017).
+    Lars,
+    /// Adam, with a learning rate for every layer (You et al. 2020).
+    Lamb,
+}
+
+/// What training makes small.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Softmax over the classes.
+    #[default]
+    CrossEntropy,
+    /// Binary cross-entropy of every class by itself.
+    Bce,
+}
+
+/// How fast a running average of the weights forgets.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a decay such as 0.999, or { half_life_steps = 100 }")]
+pub enum Ema {
+    /// The share that is kept at each step.
+    Decay(f64),
+    /// By the steps after which half is forgotten.
+    HalfLife {
+        /// Steps.
+        half_life_steps: f64,
+    },
 }
 
 /// When the state is saved. It is also saved at the end and when the user stops the run.
@@ -176,5 +311,22 @@ impl DistributedConfig {
     pub(crate) fn data_parallel(&self) -> DataParallelConfig {
         let buckets = BucketConfig { first_bytes: self.first_bucket_bytes, cap_bytes: self.bucket_bytes };
         DataParallelConfig { buckets, ..DataParallelConfig::default() }
+    }
+}
+
+/// The cluster that a recipe was made for: its batch sizes are a rank's, its learning rates those of all ranks together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Machines.
+    pub machines: u32,
+    /// Processes on each, one a GPU.
+    pub ranks_per_machine: u32,
+}
+
+impl ClusterConfig {
+    /// The ranks of all machines, if that is a number of ranks.
+    pub fn world_size(self) -> Option<WorldSize> {
+        self.machines.checked_mul(self.ranks_per_machine).and_then(WorldSize::new)
     }
 }

@@ -7,13 +7,15 @@
 use std::ops::Range;
 
 use burn_dist::rank::Rank;
+use serde::{Deserialize, Serialize};
 
 use super::random::Stream;
 
 /// What becomes of the samples left over when an epoch is cut into whole global batches, in training.
 ///
 /// Either way every rank has the same number of batches, and batches of the same size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Tail {
     /// They are left out of this epoch (the next one's order leaves out others). If the set is smaller than one
     /// global batch, one batch is filled by going round the set as often as it takes.

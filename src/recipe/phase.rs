@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::LrRule;
+
 /// A span of epochs, as a preset writes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -14,8 +16,14 @@ pub struct Phase {
     pub size: u32,
     /// Images a rank takes in one step.
     pub batch_size: usize,
-    /// The learning rate, constant or moving linearly over the whole phase.
-    pub lr: LrRange,
+    /// The learning rate: a number, a straight line such as `[0.1, 0.4]`, or a table with a `rule`.
+    pub lr: LrRule,
+    /// Momentum instead of the optimizer's, in this phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// A folder below the data's path with the same pictures in another size; the path itself if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
     /// How training images are made.
     #[serde(default)]
     pub augment: Augment,
@@ -35,6 +43,9 @@ pub struct Phase {
     /// absent, and no more than the side itself for pad-and-crop data, which has that size already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_resize: Option<u32>,
+    /// How validation images are cut: `center` or `rect`.
+    #[serde(default)]
+    pub val: ValCrop,
 }
 
 const fn yes() -> bool {
@@ -76,36 +87,14 @@ pub enum Augment {
     PadAndCrop,
 }
 
-/// A learning rate that stays, or moves linearly from the phase's start to its end. In TOML `0.1` or `[0.1, 0.4]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a learning rate such as 0.1, or a range such as [0.1, 0.4]")]
-pub enum LrRange {
-    /// The same for every step.
-    Constant(f64),
-    /// From the first value, which the step before the first would have, to the second, which the last step has.
-    Linear(f64, f64),
-}
-
-impl LrRange {
-    /// The two ends.
-    pub const fn ends(self) -> (f64, f64) {
-        match self {
-            Self::Constant(lr) => (lr, lr),
-            Self::Linear(from, to) => (from, to),
-        }
-    }
-
-    /// The learning rate at `step` of `num_steps` steps of the phase, counted from 1.
-    ///
-    /// The order of operations is that of imagenet18's `Scheduler.linear_lr`, so that its logged rates come out to
-    /// the last bit.
-    pub fn at(self, step: u64, steps_per_epoch: u64, num_epochs: u32) -> f64 {
-        match self {
-            Self::Constant(lr) => lr,
-            Self::Linear(from, to) => {
-                let per_step = (to - from) / (u64::from(num_epochs) * steps_per_epoch) as f64;
-                from + step as f64 * per_step
-            }
-        }
-    }
+/// How a validation image is cut out of a picture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValCrop {
+    /// The square in the middle.
+    #[default]
+    Center,
+    /// The rectangle in the middle that is shaped like the picture: nearly all of it. Batches are of pictures of
+    /// similar shapes (fast.ai 2018).
+    Rect,
 }

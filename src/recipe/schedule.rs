@@ -1,6 +1,6 @@
 //! From a step's number to its epoch, phase and learning rate. Pure arithmetic, the same on every rank.
 
-use super::Phase;
+use super::{LrRule, Phase, lr::Place};
 
 /// The phases of a run laid out over the steps of a data set of known size.
 #[derive(Debug, Clone)]
@@ -15,6 +15,14 @@ struct Span {
     first_epoch: u32,
     first_step: u64,
     steps_per_epoch: u64,
+}
+
+impl Span {
+    /// The learning rate of the phase's step `step`, counted from 1.
+    fn lr(&self, step: u64) -> f64 {
+        let &Self { ref phase, first_epoch, steps_per_epoch, .. } = self;
+        phase.lr.at(Place { step, steps_per_epoch, first_epoch, num_epochs: phase.epochs })
+    }
 }
 
 /// Where a step stands in the run.
@@ -51,7 +59,7 @@ impl Schedule {
     /// Lays `phases` out, where `steps_per_epoch` tells how many steps an epoch of a phase has.
     ///
     /// # Errors
-    /// No phase, or one without epochs or steps.
+    /// No phase, one without epochs or steps, or a learning rate that is none.
     pub fn new(phases: &[Phase], steps_per_epoch: impl Fn(&Phase) -> u64) -> Result<Self, ScheduleError> {
         if phases.is_empty() {
             return Err(ScheduleError::Empty);
@@ -59,16 +67,19 @@ impl Schedule {
         let mut spans = Vec::with_capacity(phases.len());
         let (mut first_epoch, mut first_step) = (0, 0);
         for (index, phase) in phases.iter().enumerate() {
-            let wrong = |what: &str| ScheduleError::Phase { phase: index + 1, what: what.into() };
+            let wrong = |what: String| ScheduleError::Phase { phase: index + 1, what };
             if phase.epochs == 0 {
-                return Err(wrong("`epochs` must be at least 1"));
+                return Err(wrong("`epochs` must be at least 1".into()));
             }
+            let end_epoch = u32::checked_add(first_epoch, phase.epochs)
+                .ok_or_else(|| wrong("the epochs up to its end are too many to count".into()))?;
+            phase.lr.check((first_epoch, end_epoch)).map_err(wrong)?;
             let steps_per_epoch = steps_per_epoch(phase);
             if steps_per_epoch == 0 {
-                return Err(wrong("it has no step: there is no training image"));
+                return Err(wrong("it has no step: there is no training image".into()));
             }
             spans.push(Span { phase: phase.clone(), first_epoch, first_step, steps_per_epoch });
-            first_epoch += phase.epochs;
+            first_epoch = end_epoch;
             first_step += u64::from(phase.epochs) * steps_per_epoch;
         }
         Ok(Self { phases: spans })
@@ -88,6 +99,16 @@ impl Schedule {
     pub fn epochs_of(&self, index: usize) -> (u32, u32) {
         let span = &self.phases[index];
         (span.first_epoch, span.first_epoch + span.phase.epochs)
+    }
+
+    /// The learning rates with which the phase at `index` begins and ends.
+    pub fn lr_ends(&self, index: usize) -> (f64, f64) {
+        let span = &self.phases[index];
+        match span.phase.lr {
+            // As written: arithmetic may miss them by the last bit.
+            LrRule::Linear(from, to) => (from, to),
+            _ => (span.lr(0), span.lr(u64::from(span.phase.epochs) * span.steps_per_epoch)),
+        }
     }
 
     /// The number of epochs of the whole run.
@@ -116,14 +137,14 @@ impl Schedule {
     pub fn position(&self, step: u64) -> Option<Position> {
         let index = step.checked_sub(1)?;
         let phase = self.phases.iter().rposition(|span| span.first_step <= index)?;
-        let Span { phase: rule, first_epoch, first_step, steps_per_epoch } = &self.phases[phase];
-        let in_phase = index - first_step;
-        let epoch_in_phase = u32::try_from(in_phase / steps_per_epoch).ok()?;
-        (epoch_in_phase < rule.epochs).then(|| Position {
+        let span = &self.phases[phase];
+        let in_phase = index - span.first_step;
+        let epoch_in_phase = u32::try_from(in_phase / span.steps_per_epoch).ok()?;
+        (epoch_in_phase < span.phase.epochs).then(|| Position {
             phase,
-            epoch: first_epoch + epoch_in_phase,
-            step_in_epoch: in_phase % steps_per_epoch,
-            lr: rule.lr.at(in_phase + 1, *steps_per_epoch, rule.epochs),
+            epoch: span.first_epoch + epoch_in_phase,
+            step_in_epoch: in_phase % span.steps_per_epoch,
+            lr: span.lr(in_phase + 1),
         })
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
             pass: Pass::Train {
                 seed: run.plan.config.seed,
                 epoch: first.epoch.into(),
-                tail: crate::config::TAIL,
+                tail: run.plan.config.data.tail,
             },
             ..run.loader_config(train_transform(phase), phase.batch_size)
         },

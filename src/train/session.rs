@@ -161,7 +161,7 @@ impl Session {
 
     pub(super) fn phase_row(&self, run: &Run<'_>, first: Position) -> PhaseRow {
         let phase = run.plan.schedule.phase(first.phase);
-        let (lr, lr_end) = phase.lr.ends();
+        let (lr, lr_end) = run.plan.schedule.lr_ends(first.phase);
         PhaseRow {
             at: self.moment(first),
             size: Some(phase.size),

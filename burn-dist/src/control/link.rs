@@ -2,10 +2,14 @@
 
 use std::{collections::VecDeque, io, io::IoSlice, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::message::{Inbox, Message};
-use crate::{error::FaultKind, limits::MAX_CONTROL_BYTES, transport::Pipe};
+use crate::{
+    error::FaultKind,
+    limits::MAX_CONTROL_BYTES,
+    transport::{Pipe, poll},
+};
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 16 << 10;
@@ -159,9 +163,8 @@ pub(super) fn wait(links: &[&Link], waker: Option<BorrowedFd<'_>>, timeout: Dura
         let out = if link.is_behind() { PollFlags::OUT } else { PollFlags::empty() };
         fds.extend(link.pipe.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN | out)));
     }
-    let timeout = Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
-    // Interrupted, or without memory: then all are looked at, which is right if slow.
-    let polled = poll(&mut fds, Some(&timeout)).is_ok();
+    // The system is without memory: then all are looked at, which is right if slow.
+    let polled = poll::wait(&mut fds, timeout).is_ok();
     let mut answers =
         fds[usize::from(waker.is_some())..].iter().map(|fd| !(fd.revents() - PollFlags::OUT).is_empty());
     links

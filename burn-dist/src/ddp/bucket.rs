@@ -2,8 +2,9 @@
 //!
 //! Gradients become ready from the last segment to the first, so buckets are filled in that order, and they are
 //! launched by their number: the same sequence on all ranks, whatever the timing. A small first bucket starts the
-//! network early, large ones after it spend little on latency. Li et al. 2020, "PyTorch Distributed",
-//! [2006.15704](https://arxiv.org/abs/2006.15704), section 4.2.
+//! network early, large ones after it spend little on latency: Li et al. 2020, "PyTorch Distributed",
+//! [2006.15704](https://arxiv.org/abs/2006.15704), section 4.2. The last bucket is small too, which is not theirs: nothing
+//! but its journey is left when the backward pass ends, and there is none to hide it behind.
 
 use crate::error::{DistError, Result};
 
@@ -13,7 +14,7 @@ const VALUE_BYTES: usize = size_of::<f32>();
 /// How much travels at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BucketConfig {
-    /// Bytes at which the first bucket is full.
+    /// Bytes at which the first bucket is full, and the last one.
     pub first_bytes: usize,
     /// Bytes at which every other one is.
     pub cap_bytes: usize,
@@ -69,31 +70,42 @@ impl BucketPlan {
     /// Fills buckets from the last segment to the first, within a segment from the last parameter to the first.
     ///
     /// A bucket is closed before what would not fit any more: before a whole segment, so that it need not wait for the
-    /// next one's backward, and before a parameter. What is larger than a bucket has one of its own.
+    /// next one's backward, and before a parameter. What is larger than a bucket has one of its own. It is also closed
+    /// before the first segments of the network that together fit into a small one: in a convolutional network these
+    /// have few parameters and take much of the backward pass.
     pub(super) fn new(parts: &[Part], config: &BucketConfig) -> Self {
         let mut order: Vec<usize> = (0..parts.len()).collect();
         order.sort_by_key(|&param| std::cmp::Reverse((parts[param].segment, param)));
 
+        let mut left = parts.iter().map(|part| part.len).sum::<usize>();
+        let mut is_tail = false;
         let mut buckets: Vec<Bucket> = Vec::new();
         let mut open = Bucket { params: Vec::new(), len: 0 };
+        let close = |open: &mut Bucket, buckets: &mut Vec<Bucket>| {
+            if !open.params.is_empty() {
+                buckets.push(std::mem::replace(open, Bucket { params: Vec::new(), len: 0 }));
+            }
+        };
         for segment in order.chunk_by(|&a, &b| parts[a].segment == parts[b].segment) {
             let whole = segment.iter().map(|&param| parts[param].len).sum::<usize>();
+            if !is_tail && left <= config.first_bytes / VALUE_BYTES {
+                is_tail = true;
+                close(&mut open, &mut buckets);
+            }
+            left -= whole;
             for (at, &param) in segment.iter().enumerate() {
                 let bytes = if buckets.is_empty() { config.first_bytes } else { config.cap_bytes };
                 let cap = bytes / VALUE_BYTES;
                 let len = parts[param].len;
                 let comes = if at == 0 { whole } else { len };
-                if !open.params.is_empty() && open.len + comes > cap {
-                    let next = Bucket { params: Vec::new(), len: 0 };
-                    buckets.push(std::mem::replace(&mut open, next));
+                if open.len + comes > cap {
+                    close(&mut open, &mut buckets);
                 }
                 open.params.push(param);
                 open.len += len;
             }
         }
-        if !open.params.is_empty() {
-            buckets.push(open);
-        }
+        close(&mut open, &mut buckets);
         let mut bucket_of = vec![0; parts.len()];
         for (number, bucket) in buckets.iter().enumerate() {
             bucket.params.iter().for_each(|&param| bucket_of[param] = number);
@@ -137,6 +149,15 @@ mod tests {
         assert_eq!(plan(&[(4, 0), (4, 0), (4, 1)], 8, 8), [vec![2], vec![1, 0]]);
         // A segment that fits nowhere is cut where a bucket is full.
         assert_eq!(plan(&[(4, 0), (4, 0), (4, 0), (4, 1)], 8, 8), [vec![3], vec![2, 1], vec![0]]);
+    }
+
+    /// Without the rule 3 to 0 would travel together, once segment 0's backward is done.
+    #[test]
+    fn what_is_ready_last_travels_by_itself_if_it_is_small() {
+        let lens = [(2, 0), (2, 1), (4, 2), (4, 3)];
+        assert_eq!(plan(&lens, 4, 100), [vec![3], vec![2], vec![1, 0]]);
+        assert_eq!(plan(&lens, 3, 100), [vec![3], vec![2, 1], vec![0]]);
+        assert_eq!(plan(&lens, 1, 100), [vec![3], vec![2, 1, 0]]);
     }
 
     /// The order of the segments decides, not that of the parameters: fields need not stand in forward order.

@@ -56,8 +56,8 @@ pub struct DataParallel {
     pub(super) plan: BucketPlan,
     /// `None` in a job of one process.
     pub(super) readers: Option<Readers>,
-    /// Buffers of buckets between steps.
-    pub(super) spare: Vec<Vec<f32>>,
+    /// Whether the model lies in the host's memory, where reading tensors one by one costs no more than all at once.
+    pub(super) on_host: bool,
 }
 
 impl std::fmt::Debug for DataParallel {
@@ -116,8 +116,10 @@ impl DataParallel {
         agree::same_lines(&comm, "the models", &describe(&entries, &plan, &config))?;
         let is_single = comm.rank().world_size() == WorldSize::ONE;
         let readers = (!is_single).then(Readers::start);
+        // Only backends of accelerators keep a pool of memory and report it. Asking waits for the device: once.
+        let on_host = model.devices().iter().all(|device| device.memory_pool_usage().is_none());
         let model = if is_single { model } else { broadcast(&comm, model, &entries)? };
-        Ok((Self { comm, config, entries, trainable, place, plan, readers, spare: Vec::new() }, model))
+        Ok((Self { comm, config, entries, trainable, place, plan, readers, on_host }, model))
     }
 
     /// The communicator, for what else ranks have to say to each other between steps.

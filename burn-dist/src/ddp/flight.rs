@@ -21,8 +21,8 @@ const NUM_READERS: usize = 2;
 /// A complete bucket.
 pub(super) struct Load {
     pub(super) bucket: usize,
-    /// Those of its gradients that exist, one after the other.
-    pub(super) values: Option<Tensor<1>>,
+    /// Those of its gradients that exist, in order: each by itself, or several in one tensor.
+    pub(super) values: Vec<Tensor<1>>,
     /// Its parameters in order: their number of values, and whether they are among `values`; else they are zeros.
     pub(super) pieces: Vec<(usize, bool)>,
     /// What every value is multiplied by.
@@ -47,31 +47,23 @@ struct State {
     waiting: BTreeMap<usize, (Vec<f32>, bool)>,
     launched: VecDeque<Pending<f32>>,
     bad: Bad,
-    spare: Vec<Vec<f32>>,
 }
 
 impl Flight {
-    /// With buffers of an earlier step to be used again.
-    pub(super) fn new(comm: Communicator, spare: Vec<Vec<f32>>) -> Self {
-        Self { comm, state: Mutex::new(State { spare, ..State::default() }), changed: Condvar::new() }
+    pub(super) fn new(comm: Communicator) -> Self {
+        Self { comm, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Reads a bucket and launches it once its turn has come.
     fn carry(&self, load: Load) {
-        let len = load.pieces.iter().map(|piece| piece.0).sum();
         let bucket = load.bucket;
-        let mut buffer = self.lock().spare.pop().unwrap_or_default();
-        // Every value is overwritten below.
-        buffer.resize(len, 0.0);
         // Tensor operations panic where a device fails; the thread that waits for this bucket must hear of it.
-        let filled = panic::catch_unwind(AssertUnwindSafe(|| fill(&mut buffer, load)));
-        let bad = match filled.unwrap_or_else(|_| Err("the device's library panicked".into())) {
-            Ok(bad) => bad,
-            Err(why) => {
+        let gathered = panic::catch_unwind(AssertUnwindSafe(|| gather(load)));
+        let (buffer, bad) =
+            gathered.unwrap_or_else(|_| Err("the device's library panicked".into())).unwrap_or_else(|why| {
                 self.comm.fail(&format!("cannot read the gradients of bucket {bucket}: {why}"));
-                None
-            }
-        };
+                (Vec::new(), None)
+            });
         let mut state = self.lock();
         if let Some(piece) = bad {
             state.bad = Some(state.bad.map_or((bucket, piece), |before| before.min((bucket, piece))));
@@ -103,15 +95,9 @@ impl Flight {
         pending.wait()
     }
 
-    /// Gives a buffer back once its values are on the device again.
-    pub(super) fn give_back(&self, buffer: Vec<f32>) {
-        self.lock().spare.push(buffer);
-    }
-
-    /// This rank's own first gradient that is no number, and the buffers for the next step; once all have landed.
-    pub(super) fn land(&self) -> (Bad, Vec<Vec<f32>>) {
-        let mut state = self.lock();
-        (state.bad, std::mem::take(&mut state.spare))
+    /// This rank's own first gradient that is no number, once all buckets have landed.
+    pub(super) fn bad(&self) -> Bad {
+        self.lock().bad
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -119,35 +105,37 @@ impl Flight {
     }
 }
 
-/// Copies, scales and looks for what is no number in one pass. Returns the first piece that has one.
-fn fill(buffer: &mut [f32], load: Load) -> Result<Option<usize>, String> {
-    let data =
-        load.values.map(|values| values.try_into_data()).transpose().map_err(|error| format!("{error:?}"))?;
-    let mut values = match &data {
-        Some(data) => data.as_slice::<f32>().map_err(|error| format!("{error:?}"))?,
-        None => &[],
-    };
-    let mut rest = buffer;
+/// Copies, scales and looks for what is no number in one pass. Returns the bucket and its first piece that has one.
+fn gather(load: Load) -> Result<(Vec<f32>, Option<usize>), String> {
+    let Load { values, pieces, scale, .. } = load;
+    let read = |values: Tensor<1>| values.try_into_data().map_err(|error| format!("{error:?}"));
+    let data = values.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let mut tensors = data.iter();
+    let mut values: &[f32] = &[];
+    let mut buffer = Vec::with_capacity(pieces.iter().map(|piece| piece.0).sum());
     let mut bad = None;
-    for (place, (len, exists)) in load.pieces.into_iter().enumerate() {
-        let (piece, after) = rest.split_at_mut(len);
-        rest = after;
+    for (place, (len, exists)) in pieces.into_iter().enumerate() {
         if !exists {
-            piece.fill(0.0);
+            buffer.resize(buffer.len() + len, 0.0);
             continue;
+        }
+        if values.is_empty() {
+            let next = tensors.next().ok_or("fewer tensors than gradients")?;
+            values = next.as_slice::<f32>().map_err(|error| format!("{error:?}"))?;
         }
         let (source, others) = values.split_at_checked(len).ok_or("fewer values than the parameters have")?;
         values = others;
         let mut finite = true;
-        for (to, from) in piece.iter_mut().zip(source) {
-            *to = from * load.scale;
-            finite &= to.is_finite();
-        }
+        buffer.extend(source.iter().map(|value| {
+            let scaled = value * scale;
+            finite &= scaled.is_finite();
+            scaled
+        }));
         if !finite && bad.is_none() {
             bad = Some(place);
         }
     }
-    Ok(bad)
+    Ok((buffer, bad))
 }
 
 /// The threads that read.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
-    tensor::{DType, Device, FloatDType, Tensor, TensorData},
+    tensor::{DType, FloatDType, Tensor, TensorData},
 };
 
 use super::{
@@ -56,10 +56,7 @@ impl std::fmt::Debug for Flight {
 
 impl<'a> GradientSink<'a> {
     pub(super) fn new(ddp: &'a mut DataParallel, scale: f32) -> Self {
-        let flight = ddp
-            .readers
-            .is_some()
-            .then(|| Arc::new(Flight::new(ddp.comm.clone(), std::mem::take(&mut ddp.spare))));
+        let flight = ddp.readers.is_some().then(|| Arc::new(Flight::new(ddp.comm.clone())));
         let missing = ddp.plan.buckets.iter().map(|bucket| bucket.params.len()).collect();
         let given = vec![None; ddp.trainable.len()];
         Self { ddp, scale, flight, passed: GradientsParams::new(), given, missing }
@@ -72,7 +69,7 @@ impl<'a> GradientSink<'a> {
     /// required none when the [`DataParallel`] was made.
     ///
     /// # Cost
-    /// One copy on the device for each complete bucket; nothing is waited for.
+    /// On an accelerator one copy on the device for each complete bucket, on a CPU none; nothing is waited for.
     pub fn ready<M: Module>(&mut self, model: &M, mut gradients: GradientsParams) -> Result<()> {
         let mut take =
             Take { sink: self, gradients: &mut gradients, at: 0, complete: Vec::new(), wrong: None };
@@ -116,13 +113,11 @@ impl<'a> GradientSink<'a> {
             comm_wait_s += waiting.elapsed().as_secs_f64();
             wire_s += reduced.seconds;
             not_finite |= reduced.not_finite;
-            averages.push(upload(&reduced.data, &device));
-            flight.give_back(reduced.data);
+            let len = reduced.data.len();
+            averages.push(Tensor::from_data(TensorData::new(reduced.data, [len]), (&device, DType::F32)));
         }
-        let (bad, spare) = flight.land();
-        self.ddp.spare = spare;
         if not_finite {
-            let why = self.ddp.name_bad(bad)?;
+            let why = self.ddp.name_bad(flight.bad())?;
             return match self.ddp.config.non_finite {
                 NonFinite::Fail => Err(DistError::NonFinite(why)),
                 NonFinite::SkipStep => {
@@ -140,8 +135,10 @@ impl<'a> GradientSink<'a> {
         let params = &self.ddp.plan.buckets[bucket].params;
         let lens = params.iter().map(|&param| self.ddp.trainable_entry(param).len());
         let pieces = lens.zip(params.iter().map(|&param| self.given[param].is_some())).collect();
-        let gradients: Vec<_> = params.iter().filter_map(|&param| self.given[param].take()).collect();
-        let values = (!gradients.is_empty()).then(|| Tensor::cat(gradients, 0));
+        let mut values: Vec<_> = params.iter().filter_map(|&param| self.given[param].take()).collect();
+        if values.len() > 1 && !self.ddp.on_host {
+            values = vec![Tensor::cat(values, 0)];
+        }
         readers.hand_over(flight, Load { bucket, values, pieces, scale: self.scale });
     }
 }
@@ -187,10 +184,6 @@ impl ModuleVisitor for Take<'_, '_> {
 
 fn in_f32(gradient: Tensor<1>) -> Tensor<1> {
     if gradient.dtype() == DType::F32 { gradient } else { gradient.cast(FloatDType::F32) }
-}
-
-fn upload(values: &[f32], device: &Device) -> Tensor<1> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::F32))
 }
 
 impl DataParallel {

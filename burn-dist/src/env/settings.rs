@@ -101,26 +101,11 @@ fn check_name(name: &str) -> Result<()> {
     if KNOWN.contains(&end) {
         return Ok(());
     }
-    let nearest = KNOWN.iter().min_by_key(|known| distance(end, known)).unwrap_or(&KNOWN[0]);
+    let nearest = KNOWN.iter().min_by_key(|known| strsim::levenshtein(end, known)).unwrap_or(&KNOWN[0]);
     Err(DistError::config(format!(
         "there is no variable {name}: is {PREFIX}{nearest} meant? (all: {PREFIX}{{{}}})",
         KNOWN.join(",")
     )))
-}
-
-/// Levenshtein's: letters to insert, delete or replace.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn trust(vars: &Vars<'_>) -> Result<Trust> {

@@ -11,9 +11,14 @@ use super::{
     hello::{BadHello, CHALLENGE_BYTES, Challenge, Hello, PROTOCOL, VERDICT_BYTES, Verdict},
     proof::{Side, Transcript, random},
     security::Security,
-    talk::{Patience, receive, send},
 };
-use crate::{error::DistError, transport::Pipe};
+use crate::{
+    error::DistError,
+    transport::{
+        Pipe,
+        talk::{Patience, receive, send},
+    },
+};
 
 /// How long one attempt to reach an address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,6 @@ use super::{
     hello::{Hello, Purpose},
     message::{self, Answer, Join, MAX_JOIN_BYTES, printable},
     security::{Security, check_reach},
-    talk::{Patience, receive, send},
 };
 use crate::{
     config::Config,
@@ -21,7 +20,10 @@ use crate::{
     error::{DistError, Result},
     interface,
     limits::MAX_CONTROL_BYTES,
-    transport::Pipe,
+    transport::{
+        Pipe,
+        talk::{Patience, receive, send},
+    },
 };
 
 /// Longest reason that rank 0 gives and this rank repeats.
@@ -30,9 +32,8 @@ pub(super) const MAX_REASON_BYTES: usize = 64 << 10;
 /// Meets rank 0 and, through it, all others.
 pub(super) fn meet(identity: &Identity, config: &Config, manner: &Manner) -> Result<Meeting> {
     let security = Arc::new(Security::new(config)?);
-    let never = AtomicBool::new(false);
     let begin = Instant::now();
-    let patience = Patience { deadline: begin + config.timeouts.startup, called_off: &never };
+    let patience = Patience::until(begin + config.timeouts.startup);
     let mut report_at = begin + manner.report_every;
     let mut tries = 0;
     loop {
@@ -122,9 +123,8 @@ fn introduce(
 
     // Rank 0 started before this moment and decides within its own startup time; it knows who is missing, so its word
     // is worth waiting for.
-    let never = AtomicBool::new(false);
     let limit = config.timeouts.startup + manner.hello_timeout + Duration::from_secs(1);
-    let patience = Patience { deadline: Instant::now() + limit, called_off: &never };
+    let patience = Patience::until(Instant::now() + limit);
     send(pipe.as_mut(), &join, patience).map_err(passing)?;
     match receive_answer(pipe.as_mut(), patience).map_err(passing)? {
         Ok(Answer::Formed(roster)) => {

@@ -4,8 +4,8 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use sha2::{Digest, Sha256};
 
-/// The name of this machine.
-pub(super) fn host() -> String {
+/// The name of this machine, as [`Fault`](crate::Fault)s and [`Member`](super::Member)s give it.
+pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
@@ -25,7 +25,7 @@ pub(super) fn host_id() -> u64 {
             numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
         }
         None => {
-            hash.update(host());
+            hash.update(host_name());
             hash.update(std::process::id().to_le_bytes());
         }
     }

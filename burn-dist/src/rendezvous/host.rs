@@ -19,7 +19,6 @@ use super::{
     proof::random,
     reception::{Arrival, Expecting, Reception, Watched},
     security::{Security, check_reach},
-    talk::{is_for_later, wait},
 };
 use crate::{
     config::{Config, Trust},
@@ -27,7 +26,10 @@ use crate::{
     error::{DistError, Result},
     interface,
     limits::MAX_CONTROL_BYTES,
-    transport::Pipe,
+    transport::{
+        Pipe,
+        poll::{is_for_later, wait},
+    },
 };
 
 /// Between two attempts to get the port.

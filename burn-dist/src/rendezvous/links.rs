@@ -21,13 +21,12 @@ use super::{
     message::{self, Answer, printable},
     reception::{Expecting, Reception, Watched},
     security::Security,
-    talk::Patience,
 };
 use crate::{
     control::verdict_in,
     error::{DistError, Result},
     rank::Rank,
-    transport::Pipe,
+    transport::{Pipe, talk::Patience},
 };
 
 /// How long connections may still come about after a control connection ended.
@@ -227,8 +226,7 @@ impl Plan<'_> {
 
     /// Why the job is over, after a control connection ended.
     fn ended(&self, control: &mut ControlLinks, at: usize, begin: Instant) -> DistError {
-        let never = AtomicBool::new(false);
-        let patience = Patience { deadline: Instant::now() + Duration::from_secs(1), called_off: &never };
+        let patience = Patience::until(Instant::now() + Duration::from_secs(1));
         let elapsed = begin.elapsed();
         let what = "went away while data connections were being made, after";
         let (rank, pipe) = match control {

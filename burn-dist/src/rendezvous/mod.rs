@@ -44,11 +44,11 @@ mod proof;
 mod reception;
 mod security;
 mod stranger;
-mod talk;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use door::Door;
+pub use here::host_name;
 
 /// A process of the job, as all others know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,7 +208,7 @@ fn widen(listener: TcpListener) -> io::Result<TcpListener> {
 fn member(identity: &Identity, data: &TcpListener) -> Result<Member> {
     Ok(Member {
         rank: identity.rank.index() as u32,
-        host: here::host(),
+        host: host_name(),
         host_id: here::host_id(),
         pid: std::process::id(),
         data_addr: data.local_addr().map_err(DistError::io("use a listening socket"))?,

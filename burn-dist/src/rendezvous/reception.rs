@@ -18,12 +18,11 @@ use super::{
     hello::{Hello, Purpose},
     security::Security,
     stranger::{Next, Stranger},
-    talk::wait,
 };
 use crate::{
     error::{DistError, Result},
     limits::MAX_UNPROVED,
-    transport::Pipe,
+    transport::{Pipe, poll::wait},
 };
 
 /// Most connections that are taken before those that are there get their turn.

@@ -10,9 +10,8 @@ use super::{
     proof::{MAC_BYTES, Side, Transcript, random},
     reception::Expecting,
     security::Security,
-    talk::is_for_later,
 };
-use crate::transport::Pipe;
+use crate::transport::{Pipe, poll::is_for_later};
 
 /// Somebody at the other end of a connection.
 pub(super) struct Stranger {

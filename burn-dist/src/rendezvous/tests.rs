@@ -17,7 +17,10 @@ use super::*;
 use crate::{
     config::{Timeouts, Trust},
     rank::WorldSize,
-    transport::Pipe,
+    transport::{
+        Pipe,
+        talk::{Patience, receive, send},
+    },
 };
 
 /// Lines that ranks said to the user.
@@ -114,17 +117,16 @@ fn check_full_mesh(meetings: Vec<Meeting>, streams: u16) {
             .collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     });
-    let never = std::sync::atomic::AtomicBool::new(false);
-    let patience = talk::Patience { deadline: soon(), called_off: &never };
+    let patience = Patience::until(soon());
     for (me, links) in &mut links {
         for (id, pipe) in links {
-            talk::send(pipe.as_mut(), &[*me as u8, id.peer as u8, id.stream as u8], patience).unwrap();
+            send(pipe.as_mut(), &[*me as u8, id.peer as u8, id.stream as u8], patience).unwrap();
         }
     }
     for (me, links) in &mut links {
         for (id, pipe) in links {
             let mut said = [0; 3];
-            talk::receive(pipe.as_mut(), &mut said, patience).unwrap();
+            receive(pipe.as_mut(), &mut said, patience).unwrap();
             assert_eq!(said, [id.peer as u8, *me as u8, id.stream as u8]);
         }
     }

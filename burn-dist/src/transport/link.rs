@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice};
 
-use super::{Pipe, shared::Shared};
+use super::{Pipe, poll::is_for_later, shared::Shared};
 use crate::wire::header::{BELL, BadHeader, HEADER_BYTES, Header, SHARED};
 
 /// What can go wrong with a peer's frames.
@@ -256,9 +256,7 @@ impl Link {
     fn ok<T>(&self, result: io::Result<T>) -> Result<Option<T>, Trouble> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Ok(None)
-            }
+            Err(error) if is_for_later(&error) => Ok(None),
             Err(error) => Err(Trouble::Broke { peer: self.peer, why: error.to_string() }),
         }
     }

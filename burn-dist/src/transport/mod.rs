@@ -7,9 +7,11 @@ use std::{
 };
 
 pub(crate) mod link;
+pub(crate) mod poll;
 pub(crate) mod shared;
 #[cfg(test)]
 pub(crate) mod simulated;
+pub(crate) mod talk;
 pub(crate) mod tcp;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;

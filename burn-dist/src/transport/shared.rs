@@ -26,7 +26,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::wire::header::HEADER_BYTES;
 
 /// Slots of one direction.
-pub(crate) const NUM_SLOTS: usize = 8;
+const NUM_SLOTS: usize = 8;
+
 /// The words at the beginning.
 #[derive(Clone, Copy)]
 enum Word {
@@ -35,12 +36,18 @@ enum Word {
     ReceiverSleeps,
     SenderSleeps,
 }
+
 const LINE_BYTES: usize = 64;
 const HEADERS_AT: usize = 4 * LINE_BYTES;
 /// Payloads begin on a page.
 const PAYLOADS_AT: usize = 4096;
 /// Where files that are memory live.
 const FOLDER: &str = "/dev/shm";
+
+/// The whole of one direction, with slots of so many bytes.
+const fn region_bytes(slot_bytes: usize) -> usize {
+    PAYLOADS_AT + NUM_SLOTS * slot_bytes
+}
 
 /// The slots of one direction, mapped.
 pub(crate) struct Region {
@@ -67,7 +74,7 @@ impl Name {
 
 impl Region {
     fn map(file: &File, slot_bytes: usize) -> io::Result<Self> {
-        let bytes = PAYLOADS_AT + NUM_SLOTS * slot_bytes;
+        let bytes = region_bytes(slot_bytes);
         let got = file.metadata()?.len();
         if got != bytes as u64 {
             return Err(io::Error::other(format!("shared memory of {got} bytes, expected {bytes}")));
@@ -75,15 +82,8 @@ impl Region {
         Ok(Self { map: MmapOptions::new().len(bytes).map_raw(file)?, slot_bytes })
     }
 
-    /// Maps what the peer offered.
-    pub(crate) fn open(
-        session: &[u8; 16],
-        from: u32,
-        to: u32,
-        stream: u16,
-        slot_bytes: usize,
-    ) -> io::Result<Self> {
-        let name = Name::new(session, from, to, stream);
+    /// Maps what the peer offered under `name`.
+    pub(crate) fn open(name: &Name, slot_bytes: usize) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(&name.0)?;
         Self::map(&file, slot_bytes)
     }
@@ -100,7 +100,7 @@ impl Region {
     /// The place of a slot's header and that of its payload, `bytes` long.
     fn slot(&mut self, slot: usize, bytes: usize) -> (&mut [u8], &mut [u8]) {
         assert!(slot < NUM_SLOTS && bytes <= self.slot_bytes, "a payload fits its slot");
-        // SAFETY: the mapping has PAYLOADS_AT + NUM_SLOTS * slot_bytes bytes with NUM_SLOTS headers before PAYLOADS_AT, and
+        // SAFETY: the mapping has `region_bytes(slot_bytes)` bytes with NUM_SLOTS headers before PAYLOADS_AT, and
         // the assertion keeps both places inside of one slot's, which do not overlap. They are borrowed from `self` alone.
         // The peer does not touch a slot before it was counted as written.
         #[expect(unsafe_code, reason = "memory that two processes share has no safe access")]
@@ -117,7 +117,7 @@ impl Region {
 
     /// `bytes` from `at` on, if they are inside the mapping.
     fn read(&self, at: usize, bytes: usize) -> Option<&[u8]> {
-        let end = PAYLOADS_AT + NUM_SLOTS * self.slot_bytes;
+        let end = region_bytes(self.slot_bytes);
         if at.checked_add(bytes).is_none_or(|last| last > end) {
             return None;
         }
@@ -132,18 +132,10 @@ impl Region {
 const _: () = assert!(HEADERS_AT + NUM_SLOTS * HEADER_BYTES <= PAYLOADS_AT);
 
 impl Offered {
-    /// Makes the slots from `from` to `to`, and the memory behind them: a full `/dev/shm` is an error here, not a
-    /// crash later.
-    pub(crate) fn new(
-        session: &[u8; 16],
-        from: u32,
-        to: u32,
-        stream: u16,
-        slot_bytes: usize,
-    ) -> io::Result<Self> {
-        let name = Name::new(session, from, to, stream);
+    /// Makes the slots, and the memory behind them: a full `/dev/shm` is an error here, not a crash later.
+    pub(crate) fn new(name: Name, slot_bytes: usize) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&name.0)?;
-        fallocate(&file, FallocateFlags::empty(), 0, (PAYLOADS_AT + NUM_SLOTS * slot_bytes) as u64)?;
+        fallocate(&file, FallocateFlags::empty(), 0, region_bytes(slot_bytes) as u64)?;
         Ok(Self { name, region: Region::map(&file, slot_bytes)? })
     }
 
@@ -198,7 +190,7 @@ impl Shared {
     }
 
     /// Whether the peer wrote a frame that was not read yet.
-    pub(crate) fn has_frame(&self) -> bool {
+    fn has_frame(&self) -> bool {
         self.come.word(Word::Written).load(SeqCst) != self.read
     }
 

@@ -104,13 +104,12 @@ fn one_who_goes_away_may_come_again() {
             security: &security,
             manner: &said.manner(),
         };
-        let never = std::sync::atomic::AtomicBool::new(false);
-        let patience = talk::Patience { deadline: soon(), called_off: &never };
+        let patience = Patience::until(soon());
         let mut gone = call.make(patience).unwrap().pipe;
         let (data, _) = listen();
         let member = member(&identity(1, 3, port), &data).unwrap();
         let join = message::encode(&message::Join::new(3, 3, member, &config().agreed), 65536).unwrap();
-        talk::send(gone.as_mut(), &join, patience).unwrap();
+        send(gone.as_mut(), &join, patience).unwrap();
         drop(gone);
         let others = [1, 2].map(|rank| start(scope, identity(rank, 3, port), config(), None, &said));
         let main = main.join().unwrap().unwrap();
@@ -262,9 +261,8 @@ fn a_verdict_reaches_a_rank_that_still_connects() {
     let ControlLinks::Hub(mut links) = meetings.remove(0).control else { panic!("rank 0 has all others") };
     let mut say = |json: &str| {
         let frame = [&(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
-        let never = std::sync::atomic::AtomicBool::new(false);
-        let patience = talk::Patience { deadline: soon(), called_off: &never };
-        talk::send(links[1].1.as_mut(), &frame, patience).unwrap();
+        let patience = Patience::until(soon());
+        send(links[1].1.as_mut(), &frame, patience).unwrap();
     };
     say(r#"{"Heartbeat":{"now":null,"last_seq":0}}"#);
     let who = r#"[{"rank":1,"host":"b"}]"#;

@@ -6,7 +6,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::TlsFiles;
+use crate::{
+    config::TlsFiles,
+    transport::poll::{is_for_later, wait},
+};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -76,10 +79,10 @@ fn bulk_goes_both_ways_under_tls() {
                         let parts = [&bytes[me][sent..middle], &bytes[me][middle..end]];
                         match pipe.write(&parts.map(std::io::IoSlice::new)) {
                             Ok(written) => (sent, moved) = (sent + written, true),
-                            Err(error) => assert!(talk::is_for_later(&error), "{error}"),
+                            Err(error) => assert!(is_for_later(&error), "{error}"),
                         }
                     } else if let Err(error) = pipe.flush() {
-                        assert!(talk::is_for_later(&error), "{error}");
+                        assert!(is_for_later(&error), "{error}");
                     }
                     match pipe.read(&mut piece) {
                         Ok(read) => {
@@ -89,7 +92,7 @@ fn bulk_goes_both_ways_under_tls() {
                             kept_some |= pipe.has_bytes();
                         }
                         Err(error) => {
-                            assert!(talk::is_for_later(&error), "{error}");
+                            assert!(is_for_later(&error), "{error}");
                             assert!(!pipe.has_bytes());
                         }
                     }
@@ -98,8 +101,7 @@ fn bulk_goes_both_ways_under_tls() {
                         let fd = pipe.fd().unwrap();
                         let mut flags = PollFlags::IN;
                         flags.set(PollFlags::OUT, sent < bytes[me].len() || pipe.holds_bytes());
-                        talk::wait(&mut [PollFd::from_borrowed_fd(fd, flags)], Duration::from_secs(60))
-                            .unwrap();
+                        wait(&mut [PollFd::from_borrowed_fd(fd, flags)], Duration::from_secs(60)).unwrap();
                     }
                 }
                 assert!(got == bytes[1 - me] && kept_some);
@@ -107,9 +109,8 @@ fn bulk_goes_both_ways_under_tls() {
                 if me == 0 {
                     return;
                 }
-                let never = std::sync::atomic::AtomicBool::new(false);
-                let patience = talk::Patience { deadline: soon(), called_off: &never };
-                let error = talk::receive(pipe.as_mut(), &mut [0], patience).unwrap_err();
+                let patience = Patience::until(soon());
+                let error = receive(pipe.as_mut(), &mut [0], patience).unwrap_err();
                 assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
             });
         }

@@ -1,5 +1,5 @@
-//! One message after the other over a [`Pipe`], with a deadline: the dialling side, which has nothing else to do. The
-//! answering side must never wait for one stranger: see [`super::reception`].
+//! One message after the other over a [`Pipe`], with a deadline, for a side that has nothing else to do. Who serves several
+//! must never wait for one of them.
 
 use std::{
     io::{self, IoSlice},
@@ -7,47 +7,47 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
-use crate::transport::Pipe;
+use super::{
+    Pipe,
+    poll::{is_for_later, wait},
+};
 
 /// How often somebody who waits looks whether it was called off.
 const CALLED_OFF_EVERY: Duration = Duration::from_millis(200);
 
 /// How long to go on.
 #[derive(Clone, Copy)]
-pub(super) struct Patience<'a> {
-    pub(super) deadline: Instant,
+pub(crate) struct Patience<'a> {
+    pub(crate) deadline: Instant,
     /// Set by somebody else when there is no point any more.
-    pub(super) called_off: &'a AtomicBool,
+    pub(crate) called_off: &'a AtomicBool,
+}
+
+impl Patience<'static> {
+    /// Until `deadline`, whatever else happens.
+    pub(crate) fn until(deadline: Instant) -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self { deadline, called_off: &NEVER }
+    }
 }
 
 impl Patience<'_> {
     /// The same, but no longer than `limit` from now.
-    pub(super) fn at_most(self, limit: Duration) -> Self {
+    pub(crate) fn at_most(self, limit: Duration) -> Self {
         Self { deadline: self.deadline.min(Instant::now() + limit), ..self }
     }
 
-    pub(super) fn left(self) -> Duration {
+    pub(crate) fn left(self) -> Duration {
         if self.called_off.load(Ordering::Relaxed) {
             return Duration::ZERO;
         }
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    pub(super) fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         self.left().is_zero()
-    }
-}
-
-/// Waits until one of `fds` is ready or `limit` is over. A signal ends it early.
-pub(super) fn wait(fds: &mut [PollFd<'_>], limit: Duration) -> io::Result<()> {
-    // Rounded up to a millisecond, so that nobody spins through the last one.
-    let limit = limit + Duration::from_millis(1);
-    let limit = Timespec { tv_sec: limit.as_secs() as _, tv_nsec: limit.subsec_nanos() as _ };
-    match poll(fds, Some(&limit)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -66,7 +66,7 @@ fn wait_for(pipe: &dyn Pipe, writing: bool, patience: Patience<'_>) -> io::Resul
 }
 
 /// Sends all of `bytes`.
-pub(super) fn send(pipe: &mut dyn Pipe, mut bytes: &[u8], patience: Patience<'_>) -> io::Result<()> {
+pub(crate) fn send(pipe: &mut dyn Pipe, mut bytes: &[u8], patience: Patience<'_>) -> io::Result<()> {
     while !bytes.is_empty() {
         match pipe.write(&[IoSlice::new(bytes)]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -82,7 +82,7 @@ pub(super) fn send(pipe: &mut dyn Pipe, mut bytes: &[u8], patience: Patience<'_>
 }
 
 /// Fills `into`, and takes no byte more.
-pub(super) fn receive(pipe: &mut dyn Pipe, into: &mut [u8], patience: Patience<'_>) -> io::Result<()> {
+pub(crate) fn receive(pipe: &mut dyn Pipe, into: &mut [u8], patience: Patience<'_>) -> io::Result<()> {
     let mut filled = 0;
     while filled < into.len() {
         if pipe.holds_bytes() {
@@ -99,9 +99,4 @@ pub(super) fn receive(pipe: &mut dyn Pipe, into: &mut [u8], patience: Patience<'
         }
     }
     Ok(())
-}
-
-/// Whether an error only says that there is nothing to do at present.
-pub(super) fn is_for_later(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

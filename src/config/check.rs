@@ -1,0 +1,253 @@
+//! The ranges of the configuration's numbers, key by key. What depends on the pictures is [`super::Plan`]'s.
+
+use std::path::{Component, Path};
+
+use super::{Ema, LossScale, TrainConfig};
+use crate::{
+    error::{Error, Result},
+    recipe::Phase,
+};
+
+/// Checks everything but the phases.
+pub(super) fn check(config: &TrainConfig) -> Result<()> {
+    let TrainConfig { data, optimizer, .. } = config;
+    let from_0_below_1 = |value: f64| (0.0..1.0).contains(&value);
+    let numbers = [
+        ("optimizer.momentum", optimizer.momentum, from_0_below_1(optimizer.momentum), "0 or more, below 1"),
+        (
+            "optimizer.weight_decay",
+            optimizer.weight_decay,
+            finite_at_least_0(optimizer.weight_decay),
+            "0 or more",
+        ),
+        (
+            "optimizer.label_smoothing",
+            optimizer.label_smoothing,
+            from_0_below_1(optimizer.label_smoothing),
+            "0 or more, below 1",
+        ),
+        (
+            "optimizer.trust_coefficient",
+            optimizer.trust_coefficient,
+            finite_above_0(optimizer.trust_coefficient),
+            "a number above 0",
+        ),
+        ("optimizer.beta1", optimizer.beta1, from_0_below_1(optimizer.beta1), "0 or more, below 1"),
+        ("optimizer.beta2", optimizer.beta2, from_0_below_1(optimizer.beta2), "0 or more, below 1"),
+        ("optimizer.eps", optimizer.eps, finite_at_least_0(optimizer.eps), "0 or more"),
+        (
+            "optimizer.max_grad_norm",
+            optimizer.max_grad_norm,
+            finite_above_0(optimizer.max_grad_norm),
+            "a number above 0",
+        ),
+        ("optimizer.mixup", optimizer.mixup, finite_at_least_0(optimizer.mixup), "0 or more"),
+        ("optimizer.cutmix", optimizer.cutmix, finite_at_least_0(optimizer.cutmix), "0 or more"),
+        (
+            "data.val_fraction",
+            data.val_fraction,
+            data.val_fraction > 0.0 && data.val_fraction < 1.0,
+            "between 0 and 1",
+        ),
+    ];
+    let mut numbers = numbers.to_vec();
+    match optimizer.ema {
+        Some(Ema::Decay(decay)) => {
+            numbers.push(("optimizer.ema", decay, from_0_below_1(decay), "a decay of 0 or more, below 1"));
+        }
+        Some(Ema::HalfLife { half_life_steps: steps }) => {
+            numbers.push(("optimizer.ema.half_life_steps", steps, finite_above_0(steps), "a number above 0"));
+        }
+        None => {}
+    }
+    if let Some(std) = config.model.fc_std {
+        numbers.push(("model.fc_std", std, finite_at_least_0(std), "0 or more"));
+    }
+    if let Some(LossScale::Static(scale)) = config.loss_scale {
+        numbers.push(("loss_scale", scale, finite_above_0(scale), "a number above 0"));
+    }
+    for (key, value, holds, expected) in numbers {
+        if !holds {
+            return Err(Error::usage(format!("{key} is {value}: expected {expected}")));
+        }
+    }
+    check_counts(config)
+}
+
+fn check_counts(config: &TrainConfig) -> Result<()> {
+    let TrainConfig { data, checkpoint, cluster, .. } = config;
+    if checkpoint.keep == 0 {
+        return Err(Error::usage(
+            "checkpoint.keep is 0: expected at least 1, or there is nothing to resume from",
+        ));
+    }
+    if data.batches_ahead == 0 || data.batches_ahead > 64 {
+        let got = data.batches_ahead;
+        return Err(Error::usage(format!("data.batches_ahead is {got}: expected 1 to 64")));
+    }
+    for (key, value) in
+        [("data.planned_images", data.planned_images), ("data.planned_classes", data.planned_classes)]
+    {
+        if value == Some(0) {
+            return Err(Error::usage(format!("{key} is 0: expected at least 1")));
+        }
+    }
+    if let Some(cluster) = cluster
+        && cluster.world_size().is_none()
+    {
+        return Err(Error::usage(format!(
+            "[cluster] has {} machines of {} ranks: expected at least one of each, and no billions",
+            cluster.machines, cluster.ranks_per_machine
+        )));
+    }
+    Ok(())
+}
+
+/// Checks a phase by itself.
+pub(super) fn check_phase(phase: &Phase, micro_batches: usize) -> Result<(), String> {
+    let (val_size, val_resize) = phase.validation();
+    for (key, value) in [("size", phase.size), ("val_size", val_size), ("val_resize", val_resize)] {
+        if !(4..=4096).contains(&value) {
+            return Err(format!("`{key}` is {value} pixels: expected 4 to 4096"));
+        }
+    }
+    if !(1..=1 << 20).contains(&phase.batch_size) {
+        return Err(format!("`batch_size` is {}: expected 1 to 1048576", phase.batch_size));
+    }
+    if micro_batches == 0 || !phase.batch_size.is_multiple_of(micro_batches) {
+        return Err(format!(
+            "`batch_size` {} cannot be cut into optimizer.micro_batches = {micro_batches} equal parts",
+            phase.batch_size
+        ));
+    }
+    if !(phase.min_scale > 0.0 && phase.min_scale <= 1.0) {
+        return Err(format!("`min_scale` is {}: expected above 0, at most 1", phase.min_scale));
+    }
+    if phase.padding > phase.size {
+        return Err(format!("`padding` is {}: expected at most the size, {}", phase.padding, phase.size));
+    }
+    if let Some(momentum) = phase.momentum.filter(|momentum| !(0.0..1.0).contains(momentum)) {
+        return Err(format!("`momentum` is {momentum}: expected 0 or more, below 1"));
+    }
+    match &phase.data {
+        Some(folder) if !is_below(folder) => {
+            Err(format!("`data` is `{folder}`: expected the name of a folder below the data's path"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a path leads further down from where it starts.
+fn is_below(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn finite_at_least_0(value: f64) -> bool {
+    value.is_finite() && value >= 0.0
+}
+
+fn finite_above_0(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_dist::WorldSize;
+
+    use crate::config::{DataFacts, Plan, Sources, TrainConfig};
+
+    fn plan(set: &[&str]) -> crate::error::Result<TrainConfig> {
+        let set = set.iter().map(ToString::to_string).collect();
+        let config = Sources { set, ..Sources::default() }.resolve()?;
+        let facts = DataFacts { num_train: 1000, num_classes: 10, channels: 1 };
+        Plan::new(config, facts, WorldSize::ONE).map(|plan| plan.config)
+    }
+
+    /// Every key once, with a value that is in range, and the same value after a round trip through TOML.
+    #[test]
+    fn every_key_of_the_recipe_is_read_and_what_is_not_built_is_refused_by_name() {
+        for (set, refused) in [
+            ("precision=bf16", Some("precision")),
+            ("loss_scale=1024", Some("loss_scale")),
+            ("loss_scale=dynamic", Some("loss_scale")),
+            ("data.half_normalization=true", Some("data.half_normalization")),
+            ("model.blur_pool=true", Some("model.blur_pool")),
+            ("model.fc_std=0.01", Some("model.fc_std")),
+            ("optimizer.rule=lars", Some("optimizer.rule")),
+            ("optimizer.rule=lamb", Some("optimizer.rule")),
+            ("optimizer.loss=bce", Some("optimizer.loss")),
+            ("optimizer.mixup=0.2", Some("optimizer.mixup")),
+            ("optimizer.cutmix=1", Some("optimizer.cutmix")),
+            ("optimizer.ema=0.999", Some("optimizer.ema")),
+            ("optimizer.ema={half_life_steps=100}", Some("optimizer.ema")),
+            ("phase.1.data=160", Some("phase.data")),
+            ("phase.1.val=rect", Some("phase.val")),
+            ("phase.1.momentum=0.8", Some("phase.momentum")),
+            ("loss_scale=1", None),
+            ("data.planned_images=1281167", None),
+            ("data.planned_classes=1000", None),
+            ("data.tail=short", None),
+            ("optimizer.trust_coefficient=0.02", None),
+            ("optimizer.beta1=0.8", None),
+            ("optimizer.beta2=0.99", None),
+            ("optimizer.eps=0", None),
+            ("optimizer.max_grad_norm=2", None),
+            ("cluster={machines=16,ranks_per_machine=8}", None),
+            ("phase.1.lr={rule='constant',lr=3.76}", None),
+            ("phase.1.lr={rule='linear',from=2}", None),
+            ("phase.1.lr={rule='cosine',from=2,to=1,over=[0,14]}", None),
+            ("phase.1.lr={rule='poly',from=2,power=1.5}", None),
+            ("phase.1.lr={rule='step',from=2,every=4}", None),
+        ] {
+            let quoted = set.replace("data=160", "data='160'");
+            let config = Sources { set: vec![quoted.clone()], ..Sources::default() }.resolve().unwrap();
+            assert_ne!(config, Sources::default().resolve().unwrap(), "{set} changes nothing");
+            let text = toml::to_string(&config).unwrap();
+            assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config, "{text}");
+            match (plan(&[&quoted]), refused) {
+                (Ok(_), None) => {}
+                (Err(error), Some(key)) => {
+                    assert!(error.to_string().starts_with(&format!("{key} asks for")), "{set}: {error}");
+                }
+                (got, _) => panic!("{set}: {got:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_by_key() {
+        for (set, expected) in [
+            ("loss_scale=0", "loss_scale is 0: expected a number above 0"),
+            ("model.fc_std=-1", "model.fc_std is -1: expected 0 or more"),
+            ("optimizer.trust_coefficient=0", "optimizer.trust_coefficient is 0"),
+            ("optimizer.beta1=1", "optimizer.beta1 is 1"),
+            ("optimizer.beta2=-0.1", "optimizer.beta2 is -0.1"),
+            ("optimizer.eps=nan", "optimizer.eps is NaN"),
+            ("optimizer.max_grad_norm=0", "optimizer.max_grad_norm is 0"),
+            ("optimizer.mixup=inf", "optimizer.mixup is inf"),
+            ("optimizer.cutmix=-1", "optimizer.cutmix is -1"),
+            ("optimizer.ema=1", "optimizer.ema is 1: expected a decay of 0 or more, below 1"),
+            ("optimizer.ema={half_life_steps=0}", "optimizer.ema.half_life_steps is 0"),
+            ("data.planned_images=0", "data.planned_images is 0"),
+            ("data.planned_classes=0", "data.planned_classes is 0"),
+            ("cluster={machines=0,ranks_per_machine=8}", "[cluster] has 0 machines of 8 ranks"),
+            ("cluster={machines=65536,ranks_per_machine=65536}", "[cluster] has 65536 machines"),
+            ("phase.1.momentum=1", "phase 2: `momentum` is 1: expected 0 or more, below 1"),
+            ("phase.1.data=''", "phase 2: `data` is ``: expected the name of a folder below"),
+            ("phase.1.data='../elsewhere'", "phase 2: `data` is `../elsewhere`"),
+            ("phase.1.data='/etc'", "phase 2: `data` is `/etc`"),
+            ("phase.1.lr=-1", "phase 2: `lr` goes from -1 to -1: expected finite numbers, 0 or more"),
+            ("phase.1.lr={rule='poly',from=2,power=0}", "phase 2: `lr` has a `power` of 0"),
+            ("phase.1.lr={rule='step',from=2,every=0}", "phase 2: `lr` steps every 0 epochs"),
+            ("phase.1.lr={rule='step',from=2,every=1,factor=0}", "phase 2: `lr` has a `factor` of 0"),
+            (
+                "phase.1.lr={rule='cosine',from=2,over=[4,14]}",
+                "phase 2: `lr` goes over the epochs 4 to 14 of the run, but the phase is 3 to 14",
+            ),
+        ] {
+            let error = plan(&[set]).unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{set}: {error}");
+            assert_eq!(error.exit_status(), 2);
+        }
+    }
+}
