@@ -69,6 +69,7 @@ pub mod weights;
 
 pub use block::Block;
 pub use config::{ConfigError, Depth, ResNetConfig, Stem};
+pub use count::LayerCount;
 pub use layer::{Conv, Linear};
 pub use norm::BatchNorm;
 pub use resnet::{ParamInfo, ResNet};

@@ -11,11 +11,12 @@ use signal_hook::{consts::SIGUSR1, iterator::Signals};
 
 use super::{device, run_folder};
 use crate::{
+    cluster::Price,
     config::{DataFacts, Plan, Sources, TrainConfig},
     data::{self, Location, Pair},
     error::{Error, Result},
     record::{DawnInfo, EndReason, ProgressMode, RunInfo},
-    train::{CONFIG, Job, Outcome, Stop, run},
+    train::{CONFIG, Job, Outcome, Stop, num_machines, run},
 };
 
 /// Seconds between two lines of progress where there is no terminal.
@@ -51,6 +52,9 @@ pub(super) struct Args {
     /// End the run once validation is this good
     #[arg(long, value_name = "top5=93")]
     stop_at: Option<String>,
+    /// What a machine costs for an hour, so that the record tells money: US dollars, or a name of clusters/prices.toml
+    #[arg(long, value_name = "USD|NAME")]
+    price: Option<String>,
     /// Change one key of the recipe; may be given many times. The phases are phase.0, phase.1, ...
     #[arg(long, value_name = "key.path=value")]
     set: Vec<String>,
@@ -71,7 +75,8 @@ impl Args {
 
     /// What the user said of the configuration.
     pub(super) fn sources(&self) -> Sources {
-        let Self { preset, config, data, device, stop_at, set, .. } = self.clone();
+        let Self { preset, config, data, device, stop_at, mut set, price, .. } = self.clone();
+        set.extend(price.map(|price| format!("price=\"{price}\"")));
         Sources { preset, config, set, data, device, stop_at }
     }
 }
@@ -136,11 +141,11 @@ fn train_together(
         resume,
         stop: stop_on_signal(rank.is_main())?,
         progress: if rank.is_main() { ProgressMode::detect(HEARTBEAT_S) } else { ProgressMode::Silent },
-        info: info(&plan, rank.world_size()),
+        info: info(&plan, comm),
         now_s,
     })?;
     if rank.is_main() {
-        return tell(&outcome, &out);
+        return tell(&outcome, &out, plan.price.as_ref().map(|price| (price, num_machines(comm))));
     }
     // The status is rank 0's, the words are its alone.
     if outcome.reason == EndReason::Stopped { Err(Error::Stopped(String::new())) } else { Ok(()) }
@@ -251,7 +256,7 @@ fn write_on_signal(recorder: Arc<FlightRecorder>, rank: Rank, folder: PathBuf) -
 }
 
 /// What the report says of program and machine.
-fn info(plan: &Plan, world_size: WorldSize) -> RunInfo {
+fn info(plan: &Plan, comm: &Communicator) -> RunInfo {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let environment = BTreeMap::from([
         ("program".to_owned(), format!("burn-sprint {}", env!("CARGO_PKG_VERSION"))),
@@ -259,11 +264,13 @@ fn info(plan: &Plan, world_size: WorldSize) -> RunInfo {
         ("cores".to_owned(), cores.to_string()),
         ("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
     ]);
-    RunInfo { world_size: world_size.count() as u32, environment, dawn: DawnInfo::default() }
+    let cost_per_hour = plan.price.as_ref().map(|price| price.of(num_machines(comm), 3600.0).on_demand_usd);
+    let dawn = DawnInfo { cost_per_hour, ..DawnInfo::default() };
+    RunInfo { world_size: comm.rank().world_size().count() as u32, environment, dawn }
 }
 
-/// The result, on standard output.
-fn tell(outcome: &Outcome, out: &Path) -> Result<()> {
+/// The result, on standard output; with what so many machines at a price cost.
+fn tell(outcome: &Outcome, out: &Path, price: Option<(&Price, u32)>) -> Result<()> {
     let progress = &outcome.progress;
     let out = out.display();
     if outcome.reason == EndReason::Stopped {
@@ -278,8 +285,10 @@ fn tell(outcome: &Outcome, out: &Path) -> Result<()> {
         0 => String::new(),
         n => format!("; {n} bad pictures skipped"),
     };
+    let cost = price.map(|(price, machines)| format!(", {}", price.of(machines, progress.elapsed_s)));
+    let cost = cost.unwrap_or_default();
     println!(
-        "top-1 {top1:.2} %, top-5 {top5:.2} % after {} epochs in {}:{:02}{skipped}; see {out}/report.html",
+        "top-1 {top1:.2} %, top-5 {top5:.2} % after {} epochs in {}:{:02}{cost}{skipped}; see {out}/report.html",
         progress.epochs_done,
         seconds / 60,
         seconds % 60

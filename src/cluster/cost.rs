@@ -3,6 +3,8 @@
 //! A run on several machines pays for all of them from its start to its end; what a provider rounds up, and the hours
 //! before and after the run, are not in it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 const PRICES: &str = include_str!("../../clusters/prices.toml");
@@ -40,6 +42,22 @@ pub struct Cost {
     pub spot_usd: Option<[f64; 2]>,
 }
 
+/// `$118.07 on demand, $35.42 to $38.82 spot`.
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "${:.2} on demand", self.on_demand_usd)?;
+        match self.spot_usd {
+            Some([low, high]) => write!(f, ", ${low:.2} to ${high:.2} spot"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Words that are no price.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("price {0}: expected US dollars for an hour of a machine, 0 or more, or one of: {1}")]
+pub struct PriceError(String, String);
+
 impl Price {
     /// A price that the user gives.
     pub fn of_user(on_demand_usd: f64) -> Self {
@@ -69,6 +87,18 @@ impl Price {
     /// The known price of that name.
     pub fn find(name: &str) -> Option<Self> {
         Self::known().into_iter().find(|price| price.name == name)
+    }
+
+    /// What `words` mean: the name of a known price, or US dollars for an hour of a machine.
+    ///
+    /// # Errors
+    /// They are neither; the message lists the names.
+    pub fn parse(words: &str) -> Result<Self, PriceError> {
+        let usd = words.parse().ok().filter(|usd: &f64| usd.is_finite() && *usd >= 0.0);
+        Self::find(words).or(usd.map(Self::of_user)).ok_or_else(|| {
+            let known: Vec<_> = Self::known().into_iter().map(|price| price.name).collect();
+            PriceError(words.to_owned(), known.join(", "))
+        })
     }
 
     /// What `machines` of them cost for `elapsed_s` seconds. A resumed run's clock goes on, and so does its cost.
@@ -116,5 +146,15 @@ mod tests {
         let cost = Price::of_user(2.5).of(4, 1800.0);
         assert_eq!(cost, Cost { on_demand_usd: 5.0, spot_usd: None });
         assert_eq!(Price::find("nothing"), None);
+    }
+
+    #[test]
+    fn a_price_is_a_name_or_a_number() {
+        assert_eq!(Price::parse("24.48").unwrap(), Price::of_user(24.48));
+        assert_eq!(Price::parse("p3.16xlarge-2018").unwrap().on_demand_usd, 24.48);
+        for wrong in ["", "p3", "-1", "NaN", "inf"] {
+            let message = Price::parse(wrong).unwrap_err().to_string();
+            assert!(message.contains("one of: p3.16xlarge-2018"), "{message}");
+        }
     }
 }

@@ -11,7 +11,7 @@ mod leash;
 mod output;
 mod ranks;
 
-pub use cost::{Cost, Price};
+pub use cost::{Cost, Price, PriceError};
 pub use launch::{End, Launch, LaunchError, Stopper, Stops, stopper};
 pub use layout::Layout;
 pub use leash::end_with_launcher;

@@ -9,6 +9,7 @@ use super::{
     not_built::not_built_yet,
 };
 use crate::{
+    cluster::Price,
     data::{
         SharedSource,
         sampler::{self, Coverage},
@@ -52,6 +53,8 @@ pub struct Plan {
     pub normalization: Normalization,
     /// Where the run may end before its last step.
     pub target: Option<Target>,
+    /// What a machine costs.
+    pub price: Option<Price>,
 }
 
 /// Mean and standard deviation of each channel, on a scale of 0 to 1.
@@ -138,8 +141,9 @@ impl Plan {
         })
         .map_err(Error::usage)?;
         let normalization = normalization(&config, data.channels)?;
+        let price = config.price.as_deref().map(Price::parse).transpose().map_err(Error::usage)?;
         let target = config.stop_at.as_deref().map(str::parse).transpose()?;
-        Ok(Self { config, model, schedule, normalization, target })
+        Ok(Self { config, model, schedule, normalization, target, price })
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `input`, `loss`, `optimizer` | bytes to tensors; logits to a number; gradients to weights |
 //! | `evaluate` | exact accuracy over a whole data set |
 //! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
+//! | `measure` | how long a step takes on a device |
 //! | `checkpoint` | the whole state, written whole or not at all |
 
 mod checkpoint;
@@ -17,6 +18,7 @@ mod epoch;
 mod evaluate;
 mod input;
 mod loss;
+mod measure;
 mod optimizer;
 mod run;
 mod session;
@@ -28,6 +30,7 @@ pub use classifier::{About, Classifier};
 pub use evaluate::{Accuracy, evaluate};
 pub use input::Normalizer;
 pub use loss::{cross_entropy, target_rank};
+pub use measure::measure_step;
 pub use optimizer::Sgd;
-pub use run::{CONFIG, Job, Outcome, Stop, run};
+pub use run::{CONFIG, Job, Outcome, Stop, num_machines, run};
 pub use step::{StepResult, step};

@@ -4,6 +4,7 @@
 //! that it writes.
 
 use std::{
+    collections::HashSet,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -25,8 +26,8 @@ use crate::{
     data::{Channels, LoaderConfig, Pair, Pass, Transform},
     error::{Error, Result},
     record::{
-        self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
-        write_atomic,
+        self, EndReason, EndRow, EpochRow, Moment, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow,
+        Totals, write_atomic,
     },
 };
 
@@ -214,7 +215,8 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         plan.config.distributed.data_parallel(),
     )?;
     let progress = checkpoint::share(&comm, progress, &model, &mut optimizer)?;
-    let run = Run { plan, data, comm, out, stop, channels, observer: Observer { recorder, shown } };
+    let observer = Observer { recorder, shown, cost_per_hour: cost_per_hour(plan, &comm) };
+    let run = Run { plan, data, comm, out, stop, channels, observer };
     let normalizer = Normalizer::new(&plan.normalization, device);
     let session = Session::new((model, optimizer, ddp), normalizer, progress);
     Ok((run, session))
@@ -291,14 +293,34 @@ impl Run<'_> {
     }
 }
 
+/// US dollars for an hour of all machines of the job.
+fn cost_per_hour(plan: &Plan, comm: &Communicator) -> Option<f64> {
+    let cost = plan.price.as_ref()?.of(num_machines(comm), 3600.0);
+    Some(cost.on_demand_usd)
+}
+
+/// The machines that the ranks of a job are on.
+pub fn num_machines(comm: &Communicator) -> u32 {
+    let hosts: HashSet<u64> = comm.members().iter().map(|member| member.host_id).collect();
+    hosts.len().max(1) as u32
+}
+
 /// Where rows go: to the record, which rank 0 keeps, and to the user.
 pub(super) struct Observer {
     pub(super) recorder: Option<Recorder>,
     shown: record::Progress,
+    /// Of all machines. The run's clock goes on after a resume, and so does what it costs.
+    cost_per_hour: Option<f64>,
 }
 
 impl Observer {
+    /// What the run has cost by then.
+    fn cost_usd(&self, at: Moment) -> Option<f64> {
+        self.cost_per_hour.map(|usd| usd * at.elapsed_s / 3600.0)
+    }
+
     pub(super) fn step(&mut self, row: &StepRow) -> Result<()> {
+        let row = &StepRow { cost_usd: self.cost_usd(row.at), ..row.clone() };
         self.shown.step(row);
         Ok(self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.step(row))?)
     }
@@ -309,11 +331,13 @@ impl Observer {
     }
 
     pub(super) fn epoch(&mut self, row: &EpochRow) -> Result<()> {
+        let row = &EpochRow { cost_usd: self.cost_usd(row.at), ..row.clone() };
         self.shown.epoch(row);
         Ok(self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.epoch(row))?)
     }
 
     fn end(self, row: &EndRow) -> Result<()> {
+        let row = &EndRow { cost_usd: self.cost_usd(row.at), ..row.clone() };
         self.shown.finish(row);
         Ok(self.recorder.map_or(Ok(()), |recorder| recorder.end(row))?)
     }

@@ -90,6 +90,8 @@ pub struct Pictures {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Program {
+    /// Seconds from the start of the processes to that of the run's clock: libraries, network, data sets.
+    pub setup_s: f64,
     /// Seconds before the first step of the run, while the clock goes already.
     pub job_start_s: f64,
     /// Seconds before an epoch's first batch is begun.
@@ -183,6 +185,7 @@ impl Kind {
             in_range("input.pictures.kb", pictures.kb, 0.0, 1e6)?;
         }
         for (key, value) in [
+            ("program.setup_s", program.setup_s),
             ("program.job_start_s", program.job_start_s),
             ("program.epoch_start_s", program.epoch_start_s),
             ("program.eval_start_s", program.eval_start_s),

@@ -45,10 +45,10 @@ impl Lever {
 /// # Errors
 /// Those of [`forecast`].
 pub fn levers(job: &Job, kind: &Kind, throughput: &Throughput) -> Result<Vec<(Lever, f64)>, ForecastError> {
-    let whole_s = forecast(job, kind, throughput, None)?.times.total_s();
+    let whole_s = forecast(job, kind, throughput, None)?.total_s();
     let saved = |lever| {
         let left = forecast(job, kind, throughput, Some(lever))?;
-        Ok((lever, whole_s - left.times.total_s()))
+        Ok((lever, whole_s - left.total_s()))
     };
     let mut saved = Lever::ALL.into_iter().map(saved).collect::<Result<Vec<_>, ForecastError>>()?;
     saved.sort_by(|a, b| b.1.total_cmp(&a.1));

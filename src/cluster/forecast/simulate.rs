@@ -86,12 +86,21 @@ pub struct Forecast {
     pub machines: u32,
     /// Ranks of all of them.
     pub world_size: u32,
+    /// Seconds before the run's clock starts.
+    pub setup_s: f64,
     /// Its phases.
     pub phases: Vec<PhaseForecast>,
-    /// The whole run.
+    /// The whole run by its own clock.
     pub times: Times,
     /// What it rests on that nobody measured.
     pub assumed: Vec<String>,
+}
+
+impl Forecast {
+    /// Seconds for which the machines are needed.
+    pub fn total_s(&self) -> f64 {
+        self.setup_s + self.times.total_s()
+    }
 }
 
 /// Simulates `job` on machines of `kind`, devices as fast as `throughput`, with one thing infinitely fast if `free`.
@@ -125,6 +134,7 @@ pub fn forecast(
     let mut whole = Forecast {
         machines: job.machines,
         world_size,
+        setup_s: if free == Some(Lever::Start) { 0.0 } else { kind.program.setup_s },
         phases: Vec::new(),
         times: Times::default(),
         assumed: Vec::new(),

@@ -33,15 +33,15 @@ pub struct Throughput {
     /// sizes' if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_ms: Option<f64>,
+    /// The share of a shape's first use in training that its first use in evaluation costs.
+    #[serde(default = "forward_share")]
+    pub first_use_forward: f64,
     /// The rows.
     #[serde(default)]
     pub row: Vec<Row>,
     /// What the first step of a new shape costs beyond the others; nothing if empty.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub first_use: Vec<FirstUse>,
-    /// The share of that which the first evaluation of a new shape costs.
-    #[serde(default = "forward_share")]
-    pub first_use_forward: f64,
 }
 
 /// A forward pass has one of the three products of a step.
@@ -90,6 +90,12 @@ impl Throughput {
         let table: Self = from_toml(origin, text)?;
         table.check().or_else(|ForecastError(why)| wrong(format!("{origin}: {why}")))?;
         Ok(table)
+    }
+
+    /// Rows that were measured on one rank alone, and nothing else.
+    pub fn of_one_rank(source: String, row: Vec<Row>) -> Self {
+        let first_use_forward = forward_share();
+        Self { source, machines: None, fixed_ms: None, row, first_use: Vec::new(), first_use_forward }
     }
 
     pub(super) fn check(&self) -> Result<(), ForecastError> {
@@ -277,14 +283,7 @@ mod tests {
             batch_size,
             images_per_s: batch_size as f64 / step_s,
         };
-        Throughput {
-            source: "a test".into(),
-            machines: None,
-            fixed_ms: None,
-            row: rows.iter().map(row).collect(),
-            first_use: Vec::new(),
-            first_use_forward: forward_share(),
-        }
+        Throughput::of_one_rank("a test".into(), rows.iter().map(row).collect())
     }
 
     fn close(got: (f64, f64), expected: (f64, f64)) {
