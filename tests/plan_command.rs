@@ -11,7 +11,7 @@ use burn_sprint::{
 };
 use serde_json::Value;
 
-use common::{Output, sets, sprint, word};
+use common::{Output, checkpoints, halve, sets, sprint, tiny, word, write_idx};
 
 const PAGE: &str = include_str!("../docs/plan.md");
 const CLUSTER_2018: &str = include_str!("../clusters/p3.16xlarge-2018.toml");
@@ -189,6 +189,36 @@ fn a_measurement_can_be_used_again() {
         assert_eq!(measured.stdout, again.stdout);
         assert!(measured.stdout.contains(&format!("--measure on {device}")), "{}", measured.stdout);
     }
+}
+
+/// At 3,600 dollars an hour a run costs its seconds.
+#[test]
+fn a_run_counts_its_money_and_goes_on_counting_after_a_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    write_idx(folder.path());
+    let mut words = tiny(folder.path(), &out);
+    words.extend(["--price", "3600"].map(String::from));
+    let told = sprint(&words).ok().stdout;
+    assert!(told.contains(" on demand") && !told.contains("spot"), "{told}");
+    let rows = || -> Vec<Value> {
+        let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let before = rows().pop().unwrap()["cost_usd"].as_f64().unwrap();
+    // The state before the last steps, so that some are left to be made again.
+    let (_, newest) = checkpoints(&out).pop().unwrap();
+    halve(&newest.join("model.safetensors"));
+    sprint(["train", "--resume", "--out", &word(&out)]).ok();
+    let mut last = 0.0;
+    for row in rows().iter().filter(|row| row["event"] != "phase") {
+        let [cost, elapsed] = ["cost_usd", "elapsed_s"].map(|key| row[key].as_f64().unwrap());
+        assert!((cost - elapsed).abs() < 1e-9 && cost >= last, "{row}");
+        last = cost;
+    }
+    assert!(last > 0.5 * before, "the clock began anew: {before} and then {last}");
+    let dawn: Value = serde_json::from_slice(&fs::read(out.join("dawn.json")).unwrap()).unwrap();
+    assert_eq!(dawn["costPerHour"], 3600.0);
 }
 
 #[test]

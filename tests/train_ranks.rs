@@ -36,7 +36,11 @@ struct Rank<'a> {
 
 /// Runs a job; `told` says what rank i is told.
 fn train<'a>(data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync) -> Vec<Result<Outcome>> {
-    let mesh = Communicator::local_mesh(WorldSize::new(WORLD).unwrap(), &Config::default()).unwrap();
+    train_on(WORLD, data, told)
+}
+
+fn train_on<'a>(world: u32, data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync) -> Vec<Result<Outcome>> {
+    let mesh = Communicator::local_mesh(WorldSize::new(world).unwrap(), &Config::default()).unwrap();
     let told = &told;
     let one = |comm: Communicator| {
         let Rank { set, out, resume, stop } = told(comm.rank().index());
@@ -118,10 +122,12 @@ fn ranks_train_and_evaluate_as_one_and_only_rank_0_writes() {
 #[test]
 fn a_stop_on_one_rank_stops_all_and_a_resume_needs_rank_0s_folder_only() {
     let bench = Bench::new();
-    for outcome in train(bench.0.path(), |rank| bench.told("whole", rank)) {
+    // The whole run saves nowhere inside an epoch: what a save does to the run would show.
+    let told = |run, rank| Rank { set: vec!["checkpoint.every_steps=0"], ..bench.told(run, rank) };
+    for outcome in train(bench.0.path(), |rank| told("whole", rank)) {
         assert_eq!(outcome.unwrap().reason, EndReason::Done);
     }
-    let stopped = train(bench.0.path(), |rank| Rank { stop: rank == 1, ..bench.told("run", rank) });
+    let stopped = train(bench.0.path(), |rank| Rank { stop: rank == 1, ..told("run", rank) });
     let steps: Vec<_> = stopped
         .into_iter()
         .map(|outcome| {
@@ -131,15 +137,56 @@ fn a_stop_on_one_rank_stops_all_and_a_resume_needs_rank_0s_folder_only() {
         })
         .collect();
     assert_eq!(steps[0], steps[1]);
-    assert!((1..=STEPS_PER_EPOCH).contains(&steps[0]), "{steps:?}");
+    assert!((1..STEPS_PER_EPOCH).contains(&steps[0]), "{steps:?}");
 
     let saved = checkpoints(&bench.out("run", 0));
     assert_eq!(saved.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [steps[0]]);
-    for outcome in train(bench.0.path(), |rank| Rank { resume: true, ..bench.told("run", rank) }) {
+    // Inside an epoch batches belong to a world size.
+    let alone = train_on(1, bench.0.path(), |rank| Rank { resume: true, ..told("run", rank) });
+    let error = alone.into_iter().next().unwrap().unwrap_err();
+    assert_eq!(error.exit_status(), 2);
+    let said = format!(
+        "step {} lies inside epoch 0 of a job of 2 ranks, and this one has 1: resume with 2",
+        steps[0]
+    );
+    assert!(error.to_string().contains(&said), "{error}");
+
+    for outcome in train(bench.0.path(), |rank| Rank { resume: true, ..told("run", rank) }) {
         assert_eq!(outcome.unwrap().reason, EndReason::Done);
     }
     assert!(!bench.out("run", 1).exists());
     assert_same_end(&bench.out("run", 0), &bench.out("whole", 0));
+}
+
+/// From 2 ranks to 1 and then to 3, each after an epoch: batches and learning rates follow.
+#[test]
+fn between_epochs_a_job_may_go_on_with_other_ranks() {
+    let bench = Bench::new();
+    let one_epoch = |rank| Rank { set: vec!["stop_at='top1=0'"], resume: true, ..bench.told("run", rank) };
+    let worlds = [2, 1, 3];
+    for (world, reason) in worlds.into_iter().zip([EndReason::Target, EndReason::Target, EndReason::Target]) {
+        for outcome in train_on(world, bench.0.path(), one_epoch) {
+            assert_eq!(outcome.unwrap().reason, reason);
+        }
+    }
+    let rows = rows(&bench.out("run", 0));
+    let of = |event: &str| rows.iter().filter(|row| row["event"] == event).collect::<Vec<_>>();
+    let steps = of("step");
+    let num_steps = |world: u32| NUM_TRAIN / (16 * world as usize);
+    assert_eq!(steps.len(), worlds.map(num_steps).iter().sum::<usize>());
+    assert!(steps.iter().zip(1u64..).all(|(row, step)| row["step"] == step), "counted on");
+    // The first phase goes up to 0.1 in an epoch, the second down from 0.1 in two: half of it, of one rank's share.
+    let last_lr = |epoch: u32| of("epoch")[epoch as usize]["lr"].as_f64().unwrap();
+    assert_eq!(last_lr(0), 0.1);
+    assert_eq!(last_lr(1), 0.5 * 0.05);
+    assert_eq!(last_lr(2), 1.5 * 0.0);
+    let global = of("phase").iter().map(|row| row["global_batch_size"].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!(global, [32, 16, 48]);
+    let images = steps.last().unwrap()["images"].as_u64().unwrap();
+    assert_eq!(
+        images,
+        worlds.map(|world| (num_steps(world) * 16) as u64 * u64::from(world)).iter().sum::<u64>()
+    );
 }
 
 #[test]

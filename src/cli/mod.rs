@@ -3,6 +3,7 @@
 mod completions;
 mod device;
 mod dist;
+mod dry_run;
 mod eval;
 mod export;
 mod launch;
@@ -35,6 +36,7 @@ Examples:
   sprint train                                      the embedded default run
   sprint train --data photos/                       your own pictures, a folder for each class
   sprint train --set optimizer.momentum=0.95 --set phase.0.epochs=5
+  sprint train --preset imagenet18-16 --dry-run     the phases of a recipe as a table
   sprint train --out runs/mine --resume             go on after a stop or a crash
   sprint launch --nproc 2 -- train                  two processes, which average their gradients
   sprint plan --preset imagenet18-16 --cluster h100-400g

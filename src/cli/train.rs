@@ -6,13 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use burn_dist::{Communicator, Rank, WorldSize, flight::FlightRecorder};
+use burn_dist::{Communicator, Rank, WorldSize, env, flight::FlightRecorder};
 use signal_hook::{consts::SIGUSR1, iterator::Signals};
 
-use super::{device, run_folder};
+use super::{device, dry_run, run_folder};
 use crate::{
     cluster::Price,
-    config::{DataFacts, Plan, Sources, TrainConfig},
+    config::{
+        ClusterConfig, DataConfig, DataFacts, Plan, Sources, TrainConfig, beside_plan, scale_epochs,
+        set_global_batch_size,
+    },
     data::{self, Location, Pair},
     error::{Error, Result},
     record::{DawnInfo, EndReason, ProgressMode, RunInfo},
@@ -30,7 +33,7 @@ const MAX_CONFIG_BYTES: usize = 1 << 20;
 /// TensorBoard events. Ctrl-C saves the state and says how to go on.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Args {
-    /// A recipe inside the program: default, photos
+    /// A recipe inside the program, such as default, photos or imagenet18-16; a wrong name lists them all
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     preset: Option<String>,
     /// A recipe in a TOML file, such as a run's config.toml
@@ -55,12 +58,23 @@ pub(super) struct Args {
     /// What a machine costs for an hour, so that the record tells money: US dollars, or a name of clusters/prices.toml
     #[arg(long, value_name = "USD|NAME")]
     price: Option<String>,
+    /// Save the state after so many steps, or whenever the last checkpoint is as old: 500, 90s, 5m, 1h
+    #[arg(long, value_name = "STEPS|TIME")]
+    checkpoint_every: Option<String>,
     /// Change one key of the recipe; may be given many times. The phases are phase.0, phase.1, ...
     #[arg(long, value_name = "key.path=value")]
     set: Vec<String>,
-    /// Print the recipe as it would be carried out, in TOML, and do nothing
-    #[arg(long)]
-    dry_run: bool,
+    /// Train for F times the epochs, phase by phase
+    #[arg(long, value_name = "F")]
+    scale_epochs: Option<f64>,
+    /// Images in a step of the first phase, over all ranks; the other phases follow in proportion, learning rates by
+    /// the linear rule
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32))]
+    global_batch_size: Option<u32>,
+    /// Print the recipe as it would be carried out and do nothing; without --data by the images and ranks that it was
+    /// made for
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
+    dry_run: Option<dry_run::Form>,
 }
 
 impl Args {
@@ -75,23 +89,52 @@ impl Args {
 
     /// What the user said of the configuration.
     pub(super) fn sources(&self) -> Sources {
-        let Self { preset, config, data, device, stop_at, mut set, price, .. } = self.clone();
+        let Self { preset, config, data, device, stop_at, checkpoint_every, mut set, price, .. } =
+            self.clone();
         set.extend(price.map(|price| format!("price=\"{price}\"")));
-        Sources { preset, config, set, data, device, stop_at }
+        Sources { preset, config, set, data, device, stop_at, checkpoint_every }
+    }
+
+    /// Whether the user said anything of the configuration.
+    fn configures(&self) -> bool {
+        !self.sources().is_empty() || self.scale_epochs.is_some() || self.global_batch_size.is_some()
+    }
+
+    /// What the user said of the configuration, as it is for `world_size` ranks, or for those that the recipe was made
+    /// for; and what is to be said of it.
+    fn configuration(&self, world_size: Option<WorldSize>) -> Result<(TrainConfig, Vec<String>)> {
+        let mut config = self.sources().resolve()?;
+        let mut said = Vec::new();
+        if let Some(factor) = self.scale_epochs {
+            said.push(scale_epochs(&mut config, factor)?);
+        }
+        if let Some(global) = self.global_batch_size {
+            let world_size = world_size.unwrap_or_else(|| planned_world_size(&config));
+            said.extend(set_global_batch_size(&mut config, global as usize, world_size)?);
+        }
+        Ok((config, said))
     }
 }
 
+/// The ranks that a recipe was made for.
+fn planned_world_size(config: &TrainConfig) -> WorldSize {
+    config.cluster.and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE)
+}
+
 pub(super) fn train(args: Args) -> Result<()> {
-    let sources = args.sources();
-    let Args { out, resume, dry_run, .. } = args;
-    let mut config = match out.as_deref().filter(|_| resume).map(|out| out.join(CONFIG)) {
-        Some(path) if path.exists() => resumed(&sources, path)?,
-        _ => sources.resolve()?,
-    };
-    if dry_run {
-        print!("{}", to_toml(&config)?);
-        return Ok(());
+    let launched = env::identity(&|name| std::env::var(name).ok())?.map(|identity| identity.rank);
+    if let Some(form) = args.dry_run {
+        return dry_run(&args, form, launched);
     }
+    let world_size = launched.map_or(WorldSize::ONE, Rank::world_size);
+    let (mut config, said) = match args.out.as_deref().filter(|_| args.resume).map(|out| out.join(CONFIG)) {
+        Some(path) if path.exists() => (resumed(&args, world_size, path)?, vec![]),
+        _ => args.configuration(Some(world_size))?,
+    };
+    if launched.is_none_or(Rank::is_main) {
+        said.iter().for_each(|line| eprintln!("{line}"));
+    }
+    let Args { out, resume, .. } = args;
     make_absolute(&mut config)?;
     let mut builder = Communicator::builder().from_env()?;
     // What ranks did last is of use where the run's other files are.
@@ -131,6 +174,9 @@ fn train_together(
     if rank.is_main() {
         check_folder(&out, resume)?;
         eprintln!("{}", in_words(&plan, facts, &pictures, rank.world_size(), &out));
+        let goes_on = out.join(CONFIG).exists();
+        let differs = beside_plan(&plan.config, &plan.schedule, rank.world_size()).filter(|_| !goes_on);
+        differs.into_iter().for_each(|line| eprintln!("{line}"));
     }
     let outcome = run(Job {
         plan: &plan,
@@ -178,11 +224,40 @@ fn in_words(plan: &Plan, facts: DataFacts, pictures: &Pair, world_size: WorldSiz
     )
 }
 
+/// Prints the recipe, by rank 0 of those that a launcher started.
+fn dry_run(args: &Args, form: dry_run::Form, launched: Option<Rank>) -> Result<()> {
+    let has_data = args.sources().resolve()?.data.path.is_some();
+    // Without pictures the recipe's own are meant, and with them its ranks.
+    let world_size = launched.map(Rank::world_size).or(has_data.then_some(WorldSize::ONE));
+    let (config, said) = args.configuration(world_size)?;
+    if launched.is_some_and(|rank| !rank.is_main()) {
+        return Ok(());
+    }
+    said.iter().for_each(|line| eprintln!("{line}"));
+    let world_size = world_size.unwrap_or_else(|| planned_world_size(&config));
+    let DataConfig { planned_images, planned_classes, .. } = config.data;
+    let facts = match planned_images.zip(planned_classes).filter(|_| !has_data) {
+        Some((num_train, num_classes)) => DataFacts { num_train, num_classes, channels: 3 },
+        None => DataFacts::of(&open_pictures(&config)?.train),
+    };
+    let plan = Plan::preview(config, facts, world_size)?;
+    match form {
+        dry_run::Form::Toml => print!("{}", to_toml(&plan.config)?),
+        dry_run::Form::Table => {
+            print!("{}", dry_run::table(&plan, facts, world_size));
+            if let Some(line) = beside_plan(&plan.config, &plan.schedule, world_size) {
+                eprintln!("{line}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The configuration of the run in the folder; whatever else the user says must agree with it.
-fn resumed(sources: &Sources, path: PathBuf) -> Result<TrainConfig> {
+fn resumed(args: &Args, world_size: WorldSize, path: PathBuf) -> Result<TrainConfig> {
     let saved = Sources { config: Some(path.clone()), ..Sources::default() }.resolve()?;
-    if !sources.is_empty() {
-        let mut wanted = sources.resolve()?;
+    if args.configures() {
+        let (mut wanted, _) = args.configuration(Some(world_size))?;
         make_absolute(&mut wanted)?;
         if wanted != saved {
             let (wanted, saved) = (to_toml(&wanted)?, to_toml(&saved)?);
@@ -199,7 +274,16 @@ fn resumed(sources: &Sources, path: PathBuf) -> Result<TrainConfig> {
 }
 
 fn open_pictures(config: &TrainConfig) -> Result<Pair> {
-    let location = config.data.path.clone().map_or(Location::Embedded, Location::Path);
+    let location = match (&config.data.path, config.data.planned_images) {
+        (Some(path), _) => Location::Path(path.clone()),
+        (None, None) => Location::Embedded,
+        (None, Some(images)) => {
+            return Err(Error::usage(format!(
+                "{} is made for {images} images that are not inside the program: give --data PATH",
+                config.name
+            )));
+        }
+    };
     Ok(data::open_pair(&location, None, config.data.val_fraction)?)
 }
 

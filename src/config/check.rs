@@ -76,6 +76,12 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
 
 fn check_counts(config: &TrainConfig) -> Result<()> {
     let TrainConfig { data, checkpoint, cluster, .. } = config;
+    if !finite_at_least_0(checkpoint.every_s) {
+        return Err(Error::usage(format!(
+            "checkpoint.every_s is {}: expected 0 or more",
+            checkpoint.every_s
+        )));
+    }
     if checkpoint.keep == 0 {
         return Err(Error::usage(
             "checkpoint.keep is 0: expected at least 1, or there is nothing to resume from",
@@ -125,9 +131,6 @@ pub(super) fn check_phase(phase: &Phase, micro_batches: usize) -> Result<(), Str
     }
     if phase.padding > phase.size {
         return Err(format!("`padding` is {}: expected at most the size, {}", phase.padding, phase.size));
-    }
-    if let Some(momentum) = phase.momentum.filter(|momentum| !(0.0..1.0).contains(momentum)) {
-        return Err(format!("`momentum` is {momentum}: expected 0 or more, below 1"));
     }
     match &phase.data {
         Some(folder) if !is_below(folder) => {
@@ -183,6 +186,7 @@ mod tests {
             ("phase.1.data=160", Some("phase.data")),
             ("phase.1.val=rect", Some("phase.val")),
             ("phase.1.momentum=0.8", Some("phase.momentum")),
+            ("phase.1.momentum=[0.98,0.9]", Some("phase.momentum")),
             ("loss_scale=1", None),
             ("data.planned_images=1281167", None),
             ("data.planned_classes=1000", None),
@@ -193,7 +197,7 @@ mod tests {
             ("optimizer.eps=0", None),
             ("optimizer.max_grad_norm=2", None),
             ("cluster={machines=16,ranks_per_machine=8}", None),
-            ("phase.1.lr={rule='constant',lr=3.76}", None),
+            ("phase.1.lr={rule='constant',value=3.76}", None),
             ("phase.1.lr={rule='linear',from=2}", None),
             ("phase.1.lr={rule='cosine',from=2,to=1,over=[0,14]}", None),
             ("phase.1.lr={rule='poly',from=2,power=1.5}", None),
@@ -232,17 +236,20 @@ mod tests {
             ("data.planned_classes=0", "data.planned_classes is 0"),
             ("cluster={machines=0,ranks_per_machine=8}", "[cluster] has 0 machines of 8 ranks"),
             ("cluster={machines=65536,ranks_per_machine=65536}", "[cluster] has 65536 machines"),
-            ("phase.1.momentum=1", "phase 2: `momentum` is 1: expected 0 or more, below 1"),
+            (
+                "phase.1.momentum=1",
+                "phase 2: `momentum` goes from 1 to 1: expected numbers of 0 or more, below 1",
+            ),
             ("phase.1.data=''", "phase 2: `data` is ``: expected the name of a folder below"),
             ("phase.1.data='../elsewhere'", "phase 2: `data` is `../elsewhere`"),
             ("phase.1.data='/etc'", "phase 2: `data` is `/etc`"),
-            ("phase.1.lr=-1", "phase 2: `lr` goes from -1 to -1: expected finite numbers, 0 or more"),
+            ("phase.1.lr=-1", "phase 2: `lr` goes from -1 to -1: expected numbers of 0 or more, finite"),
             ("phase.1.lr={rule='poly',from=2,power=0}", "phase 2: `lr` has a `power` of 0"),
             ("phase.1.lr={rule='step',from=2,every=0}", "phase 2: `lr` steps every 0 epochs"),
             ("phase.1.lr={rule='step',from=2,every=1,factor=0}", "phase 2: `lr` has a `factor` of 0"),
             (
                 "phase.1.lr={rule='cosine',from=2,over=[4,14]}",
-                "phase 2: `lr` goes over the epochs 4 to 14 of the run, but the phase is 3 to 14",
+                "phase 2: `lr` goes over the epochs 4 to 14 of the run: expected the phase's, 3 to 14, among them",
             ),
         ] {
             let error = plan(&[set]).unwrap_err();

@@ -29,6 +29,8 @@ pub struct Sources {
     pub device: Option<String>,
     /// `--stop-at`.
     pub stop_at: Option<String>,
+    /// `--checkpoint-every`: steps, or a time with its unit.
+    pub checkpoint_every: Option<String>,
 }
 
 impl Sources {
@@ -73,18 +75,22 @@ impl Sources {
         if let Some(target) = &self.stop_at {
             config.stop_at = Some(target.clone());
         }
+        if let Some(every) = &self.checkpoint_every {
+            config.checkpoint.set_every(every)?;
+        }
         Ok(config)
     }
 
     /// Whether the user said anything at all.
     pub fn is_empty(&self) -> bool {
-        let Self { preset, config, set, data, device, stop_at } = self;
+        let Self { preset, config, set, data, device, stop_at, checkpoint_every } = self;
         preset.is_none()
             && config.is_none()
             && set.is_empty()
             && data.is_none()
             && device.is_none()
             && stop_at.is_none()
+            && checkpoint_every.is_none()
     }
 
     fn base(&self) -> Result<(String, String)> {
@@ -168,7 +174,7 @@ fn set(table: &mut Table, path: &str, value: Value) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::LrRule;
+    use crate::recipe::Ramp;
 
     fn with_set(set: &[&str]) -> Sources {
         Sources { set: set.iter().map(ToString::to_string).collect(), ..Sources::default() }
@@ -188,7 +194,7 @@ mod tests {
     fn set_reaches_into_tables_and_arrays_and_needs_no_quotes() {
         let config =
             with_set(&["phase.0.lr=[0.5, 1.5]", "optimizer.momentum=0.8", "name=mine"]).resolve().unwrap();
-        assert_eq!(config.phase[0].lr, LrRule::Linear(0.5, 1.5));
+        assert_eq!(config.phase[0].lr, Ramp::Linear(0.5, 1.5));
         assert_eq!(config.optimizer.momentum, 0.8);
         assert_eq!(config.name, "mine");
     }
@@ -200,7 +206,7 @@ mod tests {
             ("phase.0.batchsize=9", "did you mean `batch_size`?"),
             ("phase.99.size=9", "expected phase.0 to phase."),
             ("momentum", "expected key.path=value"),
-            ("phase.0.lr=fast", "expected a learning rate"),
+            ("phase.0.lr=fast", "expected a number such as 0.1, a line"),
             ("phase.0.lr=[0.1]", "expected an array of length 2"),
             ("phase.0.lr={rule='cosin',from=1}", "did you mean `cosine`?"),
             ("phase.0.lr={rule='poly',from=1,powr=2}", "did you mean `power`?"),
@@ -212,6 +218,22 @@ mod tests {
             let message = with_set(&[set]).resolve().unwrap_err().to_string();
             assert!(message.contains(expected), "{set}: {message}");
             assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_come_after_steps_or_a_time() {
+        let every = |text: &str| {
+            let sources = Sources { checkpoint_every: Some(text.into()), ..Sources::default() };
+            sources.resolve().map(|config| (config.checkpoint.every_steps, config.checkpoint.every_s))
+        };
+        for (text, expected) in
+            [("500", (500, 0.0)), ("90s", (0, 90.0)), ("5m", (0, 300.0)), ("1h", (0, 3600.0))]
+        {
+            assert_eq!(every(text).unwrap(), expected);
+        }
+        for text in ["", "m", "-5", "5 m", "1.5h", "5d", "99999999999"] {
+            assert!(every(text).unwrap_err().to_string().contains("expected steps, such as 500"), "{text}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The configuration file, key by key. Serde's view: well-formed, not yet checked.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use burn_dist::{BucketConfig, DataParallelConfig, WorldSize};
 use burn_resnet::{Depth, Stem};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     data::{OnBadFile, Tail},
+    error::{Error, Result},
     recipe::Phase,
 };
 
@@ -77,6 +78,16 @@ pub enum Precision {
     F16,
     /// The upper half of 32 bits.
     Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
 }
 
 /// What the loss is multiplied by, so that gradients are not lost below half precision's range.
@@ -276,11 +287,35 @@ pub struct CheckpointConfig {
     pub every_epochs: u32,
     /// After every so many steps; never if 0.
     pub every_steps: u64,
+    /// Whenever the last one is so many seconds old; never if 0.
+    pub every_s: f64,
     /// How many are kept, the newest ones.
     pub keep: usize,
 }
 
 impl CheckpointConfig {
+    /// Takes `500` as steps, `90s`, `5m` and `1h` as a time.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for anything else.
+    pub(crate) fn set_every(&mut self, text: &str) -> Result<()> {
+        let wrong = || {
+            Error::usage(format!(
+                "checkpoint every `{text}`: expected steps, such as 500, or a time: 90s, 5m, 1h"
+            ))
+        };
+        let unit = text.find(|c: char| !c.is_ascii_digit()).map_or("", |at| &text[at..]);
+        let number: u32 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+        match unit {
+            "" => self.every_steps = number.into(),
+            "s" => self.every_s = number.into(),
+            "m" => self.every_s = 60.0 * f64::from(number),
+            "h" => self.every_s = 3600.0 * f64::from(number),
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+
     /// Whether the end of an epoch is one at which the state is saved, when so many are done.
     pub(crate) const fn is_due_after_epoch(&self, epochs_done: u32) -> bool {
         self.every_epochs > 0 && epochs_done.is_multiple_of(self.every_epochs)
@@ -289,7 +324,7 @@ impl CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every_epochs: 1, every_steps: 0, keep: 2 }
+        Self { every_epochs: 1, every_steps: 0, every_s: 0.0, keep: 2 }
     }
 }
 

@@ -26,3 +26,4 @@ pub use progress::{Progress, ProgressMode, Totals};
 pub use recorder::{Recorder, RunInfo};
 pub use report::{report_html, write_report};
 pub use tensorboard::{Content, Event, TensorBoard, read_events};
+pub(crate) use text::learning_rate;

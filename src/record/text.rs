@@ -21,7 +21,7 @@ pub(super) fn count(value: f64) -> String {
 }
 
 /// Writes a learning rate without trailing noise: `3.76`, `0.0564`, `1.5e-5`.
-pub(super) fn learning_rate(value: f64) -> String {
+pub(crate) fn learning_rate(value: f64) -> String {
     if value != 0.0 && value.abs() < 1e-4 { format!("{value:.1e}") } else { trim(format!("{value:.5}")) }
 }
 

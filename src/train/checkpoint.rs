@@ -3,7 +3,8 @@
 //! ```text
 //! RUN/checkpoints/step-120/model.safetensors      weights and running statistics; usable by itself
 //!                          optimizer.safetensors  velocities by parameter name
-//!                          state.json             counters, and length and CRC-32C of the other two
+//!                          statistics.safetensors inside an epoch of several ranks: each one's running statistics
+//!                          state.json             counters, and length and CRC-32C of the others
 //! RUN/checkpoints/latest                          the name of the newest one
 //! ```
 //!
@@ -28,6 +29,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     classifier::{About, Classifier},
     optimizer::Sgd,
+    progress::Progress,
+    statistics,
 };
 use crate::{
     error::{Error, Result},
@@ -37,76 +40,11 @@ use crate::{
 /// The weights' file in a checkpoint's folder.
 pub(super) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const STATISTICS: &str = "statistics.safetensors";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
 /// A state file is a few hundred bytes.
 const MAX_STATE_BYTES: u64 = 1 << 20;
-
-/// How far a run has come.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Updates made.
-    pub step: u64,
-    /// Epochs whose evaluation is recorded.
-    pub epochs_done: u32,
-    /// Training images seen over all ranks.
-    pub images: u64,
-    /// Seconds on the run's clock.
-    pub elapsed_s: f64,
-    /// Bad files that training replaced and evaluation left out.
-    pub skipped_images: u64,
-    /// The epoch under way.
-    pub epoch: EpochTotals,
-    /// The evaluation recorded last, as (top-1, top-5) in percent.
-    pub last_accuracy: Option<(f64, f64)>,
-    /// The length of `metrics.jsonl`.
-    pub metrics_bytes: u64,
-}
-
-impl Progress {
-    /// Whether this is the same point of the same run; clocks may differ.
-    fn is_same_point_as(&self, other: &Self) -> bool {
-        let point = |progress: &Self| (progress.step, progress.epochs_done, progress.metrics_bytes);
-        point(self) == point(other)
-    }
-}
-
-/// Sums over the steps of an epoch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct EpochTotals {
-    /// Images.
-    pub images: u64,
-    /// The sum of their losses.
-    #[serde(with = "bits")]
-    pub loss: f64,
-    /// How many had their class first.
-    pub top1: u64,
-    /// How many had it among the first five.
-    pub top5: u64,
-    /// Seconds of training.
-    pub train_s: f64,
-    /// Seconds of them that were spent waiting for a batch; the mean over all ranks.
-    pub data_wait_s: f64,
-    /// Seconds of them that were spent waiting for other ranks' gradients; the mean over all ranks.
-    #[serde(default)]
-    pub comm_wait_s: f64,
-    /// Seconds for which gradients were on their way; the mean over all ranks.
-    #[serde(default)]
-    pub comm_s: f64,
-}
-
-/// A number as its bits: read as a decimal it may come back off by the last one.
-mod bits {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(value.to_bits())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        u64::deserialize(deserializer).map(f64::from_bits)
-    }
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -122,7 +60,8 @@ struct FileSum {
     crc32c: u32,
 }
 
-/// Saves the state under `run`, keeps the newest `keep` checkpoints, and returns the folder.
+/// Saves the state under `run`, keeps the newest `keep` checkpoints, and returns the folder. `statistics` are each rank's
+/// own ([`statistics`]), or none if all have those of `model`.
 ///
 /// # Errors
 /// [`Error::Run`] if a weight is no longer finite; [`Error::Record`] or [`Error::Weights`] if something cannot be
@@ -136,6 +75,7 @@ pub(super) fn save(
     model: &ResNet,
     about: &About,
     optimizer: &Sgd,
+    statistics: &[Vec<u8>],
     progress: &Progress,
 ) -> Result<PathBuf> {
     let is_finite = |tensor: &NamedTensor| tensor.data.iter().all(|value| value.is_finite());
@@ -161,7 +101,13 @@ pub(super) fn save(
         let path = dir.join(OPTIMIZER);
         fs::write(&path, velocities_to_bytes(optimizer)?)
             .map_err(|error| RecordError::io("write", &path, error))?;
-        let files = [MODEL, OPTIMIZER].map(|name| sum(dir, name)).into_iter().collect::<Result<_>>()?;
+        let mut files = vec![sum(dir, MODEL)?, sum(dir, OPTIMIZER)?];
+        if !statistics.is_empty() {
+            let path = dir.join(STATISTICS);
+            fs::write(&path, statistics::to_bytes(statistics)?)
+                .map_err(|error| RecordError::io("write", &path, error))?;
+            files.push(sum(dir, STATISTICS)?);
+        }
         let state = State { progress: progress.clone(), files };
         let json = serde_json::to_vec_pretty(&state).map_err(Error::run)?;
         let path = dir.join(STATE);
@@ -178,17 +124,23 @@ pub(super) fn save(
     Ok(folder)
 }
 
+/// What a checkpoint held beside weights and velocities.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    pub(super) progress: Progress,
+    /// Each rank's own ([`statistics`]); none if all had those of the model.
+    pub(super) statistics: Vec<Vec<u8>>,
+    /// Newer checkpoints that were passed over, in words.
+    pub(super) damaged: Vec<String>,
+}
+
 /// Restores the newest whole checkpoint under `run` into `model` and `optimizer`.
 ///
-/// Returns what it holds and the damaged ones that were passed over, or `None` if there is no checkpoint at all.
+/// `None` if there is no checkpoint at all.
 ///
 /// # Errors
 /// [`Error::Run`] if all of them are damaged; [`Error::Weights`] if the weights are not this model's.
-pub(super) fn restore(
-    run: &Path,
-    model: &mut ResNet,
-    optimizer: &mut Sgd,
-) -> Result<Option<(Progress, Vec<String>)>> {
+pub(super) fn restore(run: &Path, model: &mut ResNet, optimizer: &mut Sgd) -> Result<Option<Restored>> {
     let mut damaged = Vec::new();
     for (_, folder) in all(run)? {
         match verify(&folder) {
@@ -197,7 +149,12 @@ pub(super) fn restore(
                 let path = folder.join(OPTIMIZER);
                 let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
                 optimizer.restore(velocities_from_bytes(&bytes, model)?, model);
-                return Ok(Some((state.progress, damaged)));
+                let path = folder.join(STATISTICS);
+                let statistics = match state.files.iter().any(|file| file.name == STATISTICS) {
+                    true => statistics::from_bytes(&fs::read(&path).map_err(Error::io("read", &path))?)?,
+                    false => Vec::new(),
+                };
+                return Ok(Some(Restored { progress: state.progress, statistics, damaged }));
             }
             Err(why) => damaged.push(format!("{}: {why}", folder.display())),
         }
@@ -208,19 +165,28 @@ pub(super) fn restore(
     }
 }
 
-/// Gives all ranks rank 0's progress and velocities: what [`DataParallel`](burn_dist::DataParallel) does for the
-/// parameters. Ranks need no common disk.
+/// Gives all ranks what rank 0 restored: progress, velocities, and each its own statistics. The parameters are
+/// [`DataParallel`](burn_dist::DataParallel)'s. Ranks need no common disk.
 ///
 /// # Errors
-/// [`Error::Dist`] if the job is over; [`Error::Run`] if the velocities are not this model's.
+/// [`Error::Dist`] if the job is over; [`Error::Run`] if the velocities or statistics are not this model's.
 pub(super) fn share(
     comm: &Communicator,
-    progress: Progress,
-    model: &ResNet,
+    Restored { progress, statistics: by_rank, .. }: Restored,
+    model: &mut ResNet,
     optimizer: &mut Sgd,
 ) -> Result<Progress> {
     if comm.rank().world_size() == WorldSize::ONE {
         return Ok(progress);
+    }
+    // Every rank's at most: a byte array of all of them travels once.
+    let max =
+        MAX_STATE_BYTES as usize + comm.rank().world_size().count() * (statistics::of(model).len() + 64);
+    let by_rank = if by_rank.is_empty() { Vec::new() } else { statistics::to_bytes(&by_rank)? };
+    let by_rank = comm.all_gather_bytes(&by_rank, max)?.swap_remove(0);
+    if !by_rank.is_empty() {
+        let mine = statistics::from_bytes(&by_rank)?.into_iter().nth(comm.rank().index());
+        statistics::set(model, &mine.unwrap_or_default())?;
     }
     let (mut state, mut velocities) = (Vec::new(), Vec::new());
     if comm.rank().is_main() {
@@ -274,8 +240,11 @@ fn verify(folder: &Path) -> Result<State, String> {
     }
     let json = fs::read(&path).map_err(|error| format!("{STATE}: {error}"))?;
     let state: State = serde_json::from_slice(&json).map_err(|error| format!("{STATE}: {error}"))?;
-    for expected in [MODEL, OPTIMIZER] {
+    for expected in [MODEL, OPTIMIZER, STATISTICS] {
         let Some(file) = state.files.iter().find(|file| file.name == expected) else {
+            if expected == STATISTICS {
+                continue;
+            }
             return Err(format!("{STATE} does not mention {expected}"));
         };
         let got_bytes =

@@ -5,8 +5,8 @@ use std::time::Instant;
 use burn_dist::DistError;
 
 use super::{
-    checkpoint::EpochTotals,
     input::train_transform,
+    progress::EpochTotals,
     run::Run,
     session::Session,
     step::step,
@@ -53,7 +53,8 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         let waiting = Instant::now();
         let batch = loader.next().ok_or_else(|| Error::run("the loader ended before the epoch"))??;
         let data_wait_s = waiting.elapsed().as_secs_f64();
-        let at = session.next_position(&run.plan.schedule)?;
+        let at =
+            session.next_position(&run.plan.schedule).ok_or_else(|| Error::run("the epoch has ended"))?;
 
         let optimizer = &run.plan.config.optimizer;
         let result = step(
@@ -69,6 +70,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
 
         let num_images = (batch.len() * run.rank().world_size().count()) as u64;
         session.progress.step += 1;
+        session.progress.steps_in_epoch += 1;
         session.progress.images += num_images;
         let launched = Launched {
             result,
@@ -82,10 +84,11 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         trail.add(run, session, launched)?;
         let stopped = trail.stopped || (run.is_alone() && run.stop.requested());
         // At the epoch's last step the state is saved after the evaluation, so that a step has one state.
-        let due = session.progress.step < last_step && session.checkpoint_due(&run.plan.config.checkpoint);
-        if stopped || due {
+        let due = trail.overdue || session.checkpoint_due(&run.plan.config.checkpoint);
+        if stopped || (due && session.progress.step < last_step) {
             trail.settle(run, session)?;
             session.save(run)?;
+            trail.overdue = false;
         }
         if stopped {
             return Ok(Pace::Stopped);

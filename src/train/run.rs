@@ -13,12 +13,13 @@ use burn::tensor::Device;
 use burn_dist::{Communicator, DataParallel, Rank, WorldSize, agree};
 
 use super::{
-    checkpoint::{self, Progress},
+    checkpoint::{self, Restored},
     classifier::{self, About},
     epoch::{self, Pace},
     evaluate::Accuracy,
     input::Normalizer,
     optimizer::Sgd,
+    progress::Progress,
     session::Session,
 };
 use crate::{
@@ -129,8 +130,9 @@ fn carry_out(job: Job<'_>) -> Result<Outcome> {
 fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
     let schedule = &run.plan.schedule;
     while session.progress.epochs_done < schedule.num_epochs() {
-        if let Some(first) = session.rest_of_epoch(schedule) {
-            if first.step_in_epoch == 0 && first.epoch == schedule.epochs_of(first.phase).0 {
+        if let Some(first) = session.next_position(schedule) {
+            let begins_phase = first.step_in_epoch == 0 && first.epoch == schedule.epochs_of(first.phase).0;
+            if begins_phase || std::mem::take(&mut session.batches_changed) {
                 run.observer.phase(&session.phase_row(run, first))?;
             }
             if epoch::train(run, session, first)? == Pace::Stopped {
@@ -173,14 +175,15 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     };
     let mut shown = record::Progress::new(totals, mode);
 
-    let (progress, recorder) = match restored {
-        Some((progress, damaged)) => {
-            for damaged in damaged {
+    let (restored, recorder) = match restored {
+        Some(restored) => {
+            for damaged in &restored.damaged {
                 shown.note(&format!("passed over a damaged checkpoint: {damaged}"));
             }
-            shown.note(&format!("resuming after step {}", progress.step));
-            let recorder = rank.is_main().then(|| Recorder::resume(out, progress.metrics_bytes, info, now_s));
-            (progress, recorder.transpose()?)
+            let Progress { step, metrics_bytes, .. } = restored.progress;
+            shown.note(&format!("resuming after step {step}"));
+            let recorder = rank.is_main().then(|| Recorder::resume(out, metrics_bytes, info, now_s));
+            (restored, recorder.transpose()?)
         }
         None => {
             if let Some(path) = plan.config.model.pretrained.as_ref().filter(|_| rank.is_main()) {
@@ -204,21 +207,26 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
             let recorder = rank.is_main().then(|| {
                 if begun { Recorder::resume(out, 0, info, now_s) } else { Recorder::create(out, info, now_s) }
             });
-            (Progress::default(), recorder.transpose()?)
+            (Restored::default(), recorder.transpose()?)
         }
     };
     let channels = Channels::from_count(plan.model.channels()).expect("a network has 1 or 3 channels");
-    let (ddp, model) = DataParallel::staged(
+    let (ddp, mut model) = DataParallel::staged(
         comm.clone(),
         model.clone(),
         &model.segments(),
         plan.config.distributed.data_parallel(),
     )?;
-    let progress = checkpoint::share(&comm, progress, &model, &mut optimizer)?;
+    let progress = checkpoint::share(&comm, restored, &mut model, &mut optimizer)?;
+    let (progress, changed) = progress.on(rank.world_size(), &plan.schedule)?;
+    if let Some(changed) = &changed {
+        shown.note(changed);
+    }
     let observer = Observer { recorder, shown, cost_per_hour: cost_per_hour(plan, &comm) };
     let run = Run { plan, data, comm, out, stop, channels, observer };
     let normalizer = Normalizer::new(&plan.normalization, device);
-    let session = Session::new((model, optimizer, ddp), normalizer, progress);
+    let mut session = Session::new((model, optimizer, ddp), normalizer, progress);
+    session.batches_changed = changed.is_some();
     Ok((run, session))
 }
 

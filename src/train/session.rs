@@ -7,16 +7,18 @@ use burn_dist::DataParallel;
 use burn_resnet::ResNet;
 
 use super::{
-    checkpoint::{self, Progress},
+    checkpoint,
     evaluate::{Accuracy, tally},
     input::Normalizer,
     optimizer::Sgd,
+    progress::Progress,
     run::Run,
+    statistics,
 };
 use crate::{
     config::CheckpointConfig,
     data::{Loader, Transform},
-    error::{Error, Result},
+    error::Result,
     recipe::{Position, Schedule},
     record::{EpochRow, Moment, PhaseRow},
 };
@@ -29,10 +31,13 @@ pub(super) struct Session {
     pub(super) normalizer: Normalizer,
     pub(super) progress: Progress,
     pub(super) accuracy: Option<Accuracy>,
+    /// Whether the job has other ranks than the one before it, and has not recorded that yet.
+    pub(super) batches_changed: bool,
     last_saved: Option<u64>,
     started: Instant,
     elapsed_before_s: f64,
     lap_started: Instant,
+    saved_at: Instant,
 }
 
 impl Session {
@@ -51,57 +56,60 @@ impl Session {
             started: now,
             elapsed_before_s: progress.elapsed_s,
             lap_started: now,
+            saved_at: now,
             // There is progress only if a checkpoint had it.
             last_saved: Some(progress.step).filter(|&step| step > 0),
             progress,
             accuracy: None,
+            batches_changed: false,
         }
     }
 
     /// Where the next step stands, if it belongs to the epoch that is under way.
-    pub(super) fn rest_of_epoch(&self, schedule: &Schedule) -> Option<Position> {
-        schedule.position(self.progress.step + 1).filter(|at| at.epoch == self.progress.epochs_done)
-    }
-
-    /// Where the next step stands.
-    pub(super) fn next_position(&self, schedule: &Schedule) -> Result<Position> {
-        let step = self.progress.step + 1;
-        schedule
-            .position(step)
-            .ok_or_else(|| Error::run(format!("step {step} is past the end of the schedule")))
+    pub(super) fn next_position(&self, schedule: &Schedule) -> Option<Position> {
+        let Progress { epochs_done, steps_in_epoch, .. } = self.progress;
+        schedule.at(epochs_done, steps_in_epoch).map(|at| self.scaled(at))
     }
 
     /// Where the last step stood, or the first will.
     pub(super) fn last_position(&self, schedule: &Schedule) -> Position {
-        schedule
-            .position(self.progress.step.max(1))
-            .expect("a schedule has a first step, and none past its last")
+        self.scaled(self.progress.last_position(schedule).expect("progress was checked against the schedule"))
+    }
+
+    /// With the learning rate of this many ranks.
+    fn scaled(&self, at: Position) -> Position {
+        Position { lr: at.lr * self.progress.lr_scale(), ..at }
     }
 
     pub(super) fn checkpoint_due(&self, config: &CheckpointConfig) -> bool {
         config.every_steps > 0 && self.progress.step.is_multiple_of(config.every_steps)
     }
 
-    /// Brings the running statistics of all ranks together; the rest of the model is the same everywhere already.
-    fn gather_statistics(&mut self) -> Result<()> {
-        self.model = self.ddp.average_buffers(self.model.clone())?;
-        Ok(())
+    /// Whether the last checkpoint is older than it may be, by this rank's clock.
+    pub(super) fn checkpoint_overdue(&self, config: &CheckpointConfig) -> bool {
+        config.every_s > 0.0 && self.saved_at.elapsed().as_secs_f64() >= config.every_s
     }
 
     /// Saves the whole state, by rank 0; the others wait until it is on the disk.
     pub(super) fn save(&mut self, run: &mut Run<'_>) -> Result<()> {
-        self.gather_statistics()?;
+        // A run that never stops has its own statistics on every rank until the epoch's end.
+        let statistics = match run.is_alone() || self.progress.steps_in_epoch == 0 {
+            true => Vec::new(),
+            false => statistics::gather(&run.comm, &self.model)?,
+        };
+        let model = self.ddp.average_buffers(self.model.clone())?;
         if let Some(recorder) = &run.observer.recorder {
             self.progress.metrics_bytes = recorder.position()?;
             self.progress.elapsed_s = self.elapsed_s();
             let at = self.last_position(&run.plan.schedule);
             let about = run.about(run.plan.schedule.phase(at.phase).validation());
             let keep = run.plan.config.checkpoint.keep;
-            checkpoint::save(run.out, keep, &self.model, &about, &self.optimizer, &self.progress)?;
+            checkpoint::save(run.out, keep, &model, &about, &self.optimizer, &statistics, &self.progress)?;
         }
         run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);
-        self.lap_started = Instant::now();
+        self.saved_at = Instant::now();
+        self.lap_started = self.saved_at;
         Ok(())
     }
 
@@ -119,7 +127,7 @@ impl Session {
         let (size, resize) = phase.validation();
         let transform = Transform::CenterCrop { size: size as usize, resize: resize as usize };
         let loader = Loader::new(run.data.val.clone(), run.loader_config(transform, phase.batch_size))?;
-        self.gather_statistics()?;
+        self.model = self.ddp.average_buffers(self.model.clone())?;
         let stop = run.stop;
         let mine = tally(&self.model.valid(), &self.normalizer, loader, |_| {}, || stop.requested())?;
         Ok(mine.over_ranks(&run.comm)?.accuracy())
@@ -130,6 +138,7 @@ impl Session {
         let hash = self.ddp.verify_same(&self.model)?;
         let at = self.last_position(&run.plan.schedule);
         self.progress.epochs_done += 1;
+        self.progress.steps_in_epoch = 0;
         self.progress.skipped_images += accuracy.num_skipped;
         self.progress.last_accuracy = Some((accuracy.top1, accuracy.top5));
         self.accuracy = Some(accuracy);
@@ -162,14 +171,15 @@ impl Session {
     pub(super) fn phase_row(&self, run: &Run<'_>, first: Position) -> PhaseRow {
         let phase = run.plan.schedule.phase(first.phase);
         let (lr, lr_end) = run.plan.schedule.lr_ends(first.phase);
+        let scale = self.progress.lr_scale();
         PhaseRow {
             at: self.moment(first),
             size: Some(phase.size),
             batch_size: Some(phase.batch_size as u32),
             global_batch_size: Some((phase.batch_size * run.rank().world_size().count()) as u32),
             epochs: Some(run.plan.schedule.epochs_of(first.phase)),
-            lr: Some(lr),
-            lr_end: Some(lr_end),
+            lr: Some(lr * scale),
+            lr_end: Some(lr_end * scale),
         }
     }
 

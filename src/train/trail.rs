@@ -43,12 +43,14 @@ pub(super) struct Trail {
     among_ranks: Option<Sent>,
     /// Whether a rank was asked to stop: the same on all ranks after the same step.
     pub(super) stopped: bool,
+    /// Whether rank 0's clock says that it is time for a checkpoint: likewise.
+    pub(super) overdue: bool,
 }
 
 impl Trail {
     /// Adds the step just launched, and records the one whose numbers have come.
     pub(super) fn add(&mut self, run: &mut Run<'_>, session: &mut Session, launched: Launched) -> Result<()> {
-        let sent = self.on_device.replace(launched).map(|before| send(run, before));
+        let sent = self.on_device.replace(launched).map(|before| send(run, session, before));
         let arrived = std::mem::replace(&mut self.among_ranks, sent);
         self.record(run, session, arrived)?;
         if run.is_alone() {
@@ -62,7 +64,7 @@ impl Trail {
     pub(super) fn settle(&mut self, run: &mut Run<'_>, session: &mut Session) -> Result<()> {
         let arrived = self.among_ranks.take();
         self.record(run, session, arrived)?;
-        let sent = self.on_device.take().map(|last| send(run, last));
+        let sent = self.on_device.take().map(|last| send(run, session, last));
         self.record(run, session, sent)?;
         // What the device took beyond the last launch.
         session.progress.epoch.train_s += session.lap();
@@ -75,7 +77,7 @@ impl Trail {
             return Ok(());
         };
         let sums = sums.wait()?.data;
-        let [loss, top1, top5, skipped, stops, data_wait_s, comm_wait_s, comm_s] = sums[..] else {
+        let [loss, top1, top5, skipped, stops, overdue, data_wait_s, comm_wait_s, comm_s] = sums[..] else {
             return Err(Error::run("the ranks' sums are not what was sent"));
         };
         let world_size = run.rank().world_size().count() as f64;
@@ -92,6 +94,7 @@ impl Trail {
             });
         }
         self.stopped |= stops > 0.0;
+        self.overdue |= overdue > 0.0;
         session.progress.skipped_images += skipped as u64;
         let totals = &mut session.progress.epoch;
         totals.images += num_images;
@@ -122,13 +125,15 @@ impl Trail {
 }
 
 /// Reads a step's numbers from the device and sends them to the other ranks. Every rank's batch has the same size.
-fn send(run: &Run<'_>, launched: Launched) -> Sent {
+fn send(run: &Run<'_>, session: &Session, launched: Launched) -> Sent {
     let Launched { result, moment, lr, num_images, num_skipped, data_wait_s, seconds } = launched;
     let loss = f64::from(result.loss.into_scalar::<f32>());
     let (top1, top5) = loss::count_top(result.target_ranks);
     let stop = u64::from(run.stop.requested());
-    let [top1, top5, num_skipped, stop] = [top1, top5, num_skipped, stop].map(|count| count as f64);
-    let mine = vec![loss, top1, top5, num_skipped, stop, data_wait_s, result.comm_wait_s, result.comm_s];
+    let overdue = run.rank().is_main() && session.checkpoint_overdue(&run.plan.config.checkpoint);
+    let counts = [top1, top5, num_skipped, stop, u64::from(overdue)].map(|count| count as f64);
+    let seconds_of = [data_wait_s, result.comm_wait_s, result.comm_s];
+    let mine = [loss].into_iter().chain(counts).chain(seconds_of).collect();
     let sums = run.comm.start_all_reduce(mine, ReduceOp::Sum, Note::default());
     Sent { moment, lr, num_images, seconds, loss, sums }
 }
