@@ -141,6 +141,43 @@ fn the_page_shows_what_the_command_prints() {
     assert!(num_commands >= 3, "{num_commands}");
 }
 
+/// What one change of the cluster does to the time: why scaling ends where it does.
+#[test]
+fn the_page_says_what_ends_scaling() {
+    let cluster = include_str!("../clusters/h100-400g.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let file = word(&folder.path().join("changed.toml"));
+    let mut table = String::new();
+    for (what, changes) in [
+        ("as it is", &[][..]),
+        ("no latency between machines", &[("\nlatency_us = 50.0\n", "\nlatency_us = 0.0\n")][..]),
+        ("100 GB/s inside a machine", &[("local_gb_per_s = 5.7", "local_gb_per_s = 100.0")]),
+        ("gradients in 16 bits", &[("value_bytes = 4", "value_bytes = 2")]),
+        ("5 ms of a step fixed", &[("fixed_ms = 10.0", "fixed_ms = 5.0")]),
+        (
+            "the first three at once",
+            &[
+                ("\nlatency_us = 50.0\n", "\nlatency_us = 0.0\n"),
+                ("local_gb_per_s = 5.7", "local_gb_per_s = 100.0"),
+                ("value_bytes = 4", "value_bytes = 2"),
+            ],
+        ),
+    ] {
+        let changed = changes.iter().fold(cluster.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        fs::write(&file, changed).unwrap();
+        let words = ["--preset", "imagenet18-16", "--epochs", "38", "--cluster", &file, "--machines"];
+        let words = [&words[..], &["8,16,32,64,128", "--json"]].concat();
+        let page: Value = serde_json::from_str(&plan(&words).ok().stdout).unwrap();
+        let times = page["runs"].as_array().unwrap().iter().map(|run| run["total_s"].as_f64().unwrap());
+        let cells: Vec<_> = times.map(|s| format!("{s:.0}")).collect();
+        writeln!(table, "| {what} | {} |", cells.join(" | ")).unwrap();
+    }
+    assert!(PAGE.contains(&table), "docs/plan.md should have these rows:\n{table}");
+}
+
 #[test]
 fn thousands_of_machines_are_forecast() {
     let recipe = fixture("recorded-16.toml");

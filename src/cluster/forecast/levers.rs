@@ -31,7 +31,7 @@ impl Lever {
         match self {
             Self::Compute => "the devices, image by image",
             Self::Fixed => "what a step costs whatever its batch",
-            Self::AllReduce => "the network",
+            Self::AllReduce => "summing gradients over ranks",
             Self::Input => "reading and decoding pictures",
             Self::Evaluation => "evaluation",
             Self::Start => "starts and first uses of a shape",

@@ -134,3 +134,85 @@ impl Loader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One rank of a machine with `cores`, whose workers take `unit`.
+    fn kind(cores: u32, workers: u32, unit: Unit, batches_ahead: u32) -> Kind {
+        let mut kind = Kind::find("h100-400g").unwrap();
+        (kind.machine.ranks, kind.machine.cores) = (1, cores);
+        (kind.input.workers, kind.input.unit, kind.input.batches_ahead) = (workers, unit, batches_ahead);
+        kind
+    }
+
+    /// When batches are ready for somebody who keeps each for `step_s`; 10 images a batch, 0.1 s of a core each.
+    fn ready(kind: &Kind, images: u64, step_s: f64) -> Vec<f64> {
+        ready_at(kind, images, |_| step_s)
+    }
+
+    fn ready_at(kind: &Kind, images: u64, step_s: impl Fn(u64) -> f64) -> Vec<f64> {
+        let batches = Batches::new(images, 1, 10, true);
+        let mut loader = Loader::new(kind, batches, 0.1, 100.0, 5.0);
+        let mut now = 5.0;
+        (0..batches.count)
+            .map(|batch| {
+                let ready = loader.next(now);
+                now = ready + step_s(batch);
+                // To what a test can write down.
+                (ready * 1e6).round() / 1e6
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_epoch_is_cut_as_the_loader_cuts_it() {
+        // imagenet18's: 157 steps of 64 on 128 ranks, the last one of 26.
+        let batches = Batches::new(1_281_167, 128, 64, true);
+        assert_eq!((batches.count, batches.last), (157, 26));
+        assert_eq!((batches.images(155), batches.images(156)), (64, 26));
+        let batches = Batches::new(1_281_167, 128, 64, false);
+        assert_eq!((batches.count, batches.last), (156, 64));
+    }
+
+    #[test]
+    fn a_worker_makes_one_batch_after_the_other() {
+        assert_eq!(ready(&kind(4, 1, Unit::Batch, 2), 25, 0.0), [6.0, 7.0, 7.5]);
+    }
+
+    #[test]
+    fn workers_share_cores() {
+        // Three on three cores are through together; on one core as well, but three times as late.
+        assert_eq!(ready(&kind(3, 3, Unit::Batch, 3), 30, 0.0), [6.0, 6.0, 6.0]);
+        assert_eq!(ready(&kind(1, 3, Unit::Batch, 3), 30, 0.0), [8.0, 8.0, 8.0]);
+        // Once the short one is made, the others go on faster.
+        assert_eq!(ready(&kind(1, 2, Unit::Batch, 2), 15, 0.0), [6.5, 6.5]);
+    }
+
+    #[test]
+    fn by_pictures_the_first_batch_is_everybodys() {
+        assert_eq!(ready(&kind(4, 4, Unit::Picture, 2), 30, 0.0), [5.25, 5.5, 5.75]);
+        // More workers than cores help nobody.
+        assert_eq!(ready(&kind(4, 9, Unit::Picture, 2), 30, 0.0), [5.25, 5.5, 5.75]);
+    }
+
+    #[test]
+    fn a_slow_consumer_finds_batches_made_but_no_more_than_were_begun() {
+        // Two are made while the first is used for long; the one after them was not begun.
+        let long_then_short = |batch| if batch == 0 { 10.0 } else { 0.0 };
+        assert_eq!(ready_at(&kind(1, 1, Unit::Batch, 2), 50, long_then_short), [6.0, 16.0, 16.0, 17.0, 18.0]);
+        assert_eq!(ready(&kind(1, 1, Unit::Batch, 2), 40, 3.0), [6.0, 9.0, 12.0, 15.0]);
+        // Nothing is begun before the last one was taken: then each comes a batch later.
+        assert_eq!(ready(&kind(1, 1, Unit::Batch, 1), 30, 3.0), [6.0, 9.0, 12.0]);
+        assert_eq!(ready(&kind(1, 1, Unit::Batch, 1), 30, 0.25), [6.0, 7.0, 8.0]);
+    }
+
+    #[test]
+    fn disks_hold_up_whom_they_feed() {
+        let mut slow = kind(9, 9, Unit::Batch, 3);
+        // 10 images of 100 KB at half a megabyte a second.
+        slow.machine.disk_mb_per_s = Some(0.5);
+        assert_eq!(ready(&slow, 30, 0.0), [7.0, 9.0, 11.0]);
+    }
+}

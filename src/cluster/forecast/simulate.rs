@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use burn_dist::limits::MAX_WORLD_SIZE;
 use serde::Serialize;
 
 use super::{
@@ -154,6 +155,9 @@ pub fn forecast(
         }
         whole.phases.push(done);
     }
+    if world_size > MAX_WORLD_SIZE {
+        whole.assumed.push(format!("burn-dist would take {world_size} ranks: it takes {MAX_WORLD_SIZE}"));
+    }
     Ok(whole)
 }
 
@@ -288,5 +292,150 @@ impl Run<'_> {
 
     fn unless(&self, lever: Lever, seconds: f64) -> f64 {
         if self.free == Some(lever) { 0.0 } else { seconds }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::forecast::{FirstUse, Layer, Program, Row};
+
+    /// A step is 0.1 s and 0.01 s an image at 100 px; pictures cost nothing.
+    fn job() -> (Job, Kind, Throughput) {
+        let phase = JobPhase {
+            epochs: 3,
+            size: 100,
+            batch_size: 10,
+            short_tail: true,
+            pictures: "full".into(),
+            val_size: 100,
+            val_rect: false,
+        };
+        let layers = vec![Layer { num_params: 1_000_000, num_macs: 1 }; 2];
+        let job = Job { machines: 1, train_images: 24, val_images: 12, layers, phases: vec![phase] };
+        let mut kind = Kind::find("h100-400g").unwrap();
+        (kind.machine.ranks, kind.program) = (1, Program::default());
+        kind.input.resize_ms_per_mpx = 0.0;
+        kind.input.pictures[0].decode_ms = 0.0;
+        let row = |batch_size: u64| Row {
+            size: 100,
+            batch_size,
+            images_per_s: batch_size as f64 / (0.1 + 0.01 * batch_size as f64),
+        };
+        (job, kind, Throughput::of_one_rank("a test".into(), vec![row(10), row(20)]))
+    }
+
+    #[track_caller]
+    fn close(got: f64, expected: f64) {
+        assert!((got - expected).abs() < 1e-9, "{got} {expected}");
+    }
+
+    #[test]
+    fn every_step_and_evaluation_is_counted() {
+        let (job, kind, throughput) = job();
+        let whole = forecast(&job, &kind, &throughput, None).unwrap();
+        let phase = &whole.phases[0];
+        assert_eq!((phase.epochs, phase.steps_per_epoch, phase.global_batch_size), ([0, 3], 3, 10));
+        close(whole.times.compute_s, 3.0 * 0.24);
+        close(whole.times.fixed_s, 3.0 * 0.3);
+        // 10 and 2 images, forward alone.
+        close(whole.times.evaluation_s, 3.0 * (0.2 + 0.12) / 3.0);
+        close(whole.times.total_s(), 3.0 * phase.epoch_s);
+        close(phase.images_per_s, 24.0 / phase.epoch_s);
+        assert_eq!((whole.times.all_reduce_s, whole.times.input_s, whole.times.start_s), (0.0, 0.0, 0.0));
+        assert!(whole.assumed.is_empty());
+    }
+
+    #[test]
+    fn what_is_left_over_may_be_left_out() {
+        let (mut job, kind, throughput) = job();
+        job.phases[0].short_tail = false;
+        let whole = forecast(&job, &kind, &throughput, None).unwrap();
+        assert_eq!(whole.phases[0].steps_per_epoch, 2);
+        close(whole.times.compute_s, 3.0 * 0.2);
+    }
+
+    #[test]
+    fn starts_logs_and_first_uses_cost_what_they_are_said_to() {
+        let (mut job, mut kind, mut throughput) = job();
+        kind.program = Program {
+            setup_s: 7.0,
+            job_start_s: 5.0,
+            epoch_start_s: 0.5,
+            eval_start_s: 0.25,
+            log_every_steps: 2,
+            log_s: 0.125,
+            evaluation: Vec::new(),
+        };
+        throughput.first_use_forward = 0.5;
+        throughput.first_use = vec![FirstUse { size: 100, batch_size: 10, seconds: 2.0 }];
+        let whole = forecast(&job, &kind, &throughput, None).unwrap();
+        // Training on 10 and on 4 images, evaluation of 10 and of 2, each once.
+        close(whole.times.start_s, 5.0 + 3.0 * 0.5 + 2.0 + 2.0 + 1.0 + 1.0);
+        close(whole.times.fixed_s, 3.0 * (0.3 + 0.125));
+        close(whole.times.evaluation_s, 3.0 * (0.25 + 0.32 / 3.0));
+        close(whole.total_s(), 7.0 + whole.times.total_s());
+        close(whole.phases[0].first_epoch_s - whole.phases[0].epoch_s, 5.0 + 6.0);
+        close(whole.phases[0].images_per_s, 24.0 / whole.phases[0].epoch_s);
+        // Two batches of evaluation alike are one shape; rectangles are larger, and a shape each.
+        job.val_images = 20;
+        let squares = forecast(&job, &kind, &throughput, None).unwrap();
+        close(squares.times.start_s, whole.times.start_s - 1.0);
+        job.phases[0].val_rect = true;
+        let rect = forecast(&job, &kind, &throughput, None).unwrap();
+        close(rect.times.start_s, squares.times.start_s + 1.0);
+        close(rect.times.evaluation_s, 3.0 * (0.25 + (0.2 + 0.2 * RECT_AREA) / 3.0));
+        // A second phase of the same shapes finds them used.
+        job.phases[0].val_rect = false;
+        job.phases.push(job.phases[0].clone());
+        let twice = forecast(&job, &kind, &throughput, None).unwrap();
+        close(twice.phases[1].times.start_s, 1.5);
+    }
+
+    #[test]
+    fn gradients_are_waited_for_where_there_are_others() {
+        let (mut job, mut kind, throughput) = job();
+        job.machines = 2;
+        kind.network.latency_us = 1000.0;
+        let whole = forecast(&job, &kind, &throughput, None).unwrap();
+        // 12 images each, 10 and 2; two buckets of 4 MB, of which the last leaves when the backward pass is through.
+        let one = kind.network.all_reduce_s(4e6, 2, 1);
+        let wait = |images: f64| {
+            let backward = BACKWARD_SHARE * 0.01 * images;
+            let first = 0.5 * backward + one;
+            (first.max(backward) + one) - backward
+        };
+        close(whole.phases[0].images_per_s, 24.0 / whole.phases[0].epoch_s);
+        close(whole.times.all_reduce_s, 3.0 * (wait(10.0) + wait(2.0)));
+        let free = forecast(&job, &kind, &throughput, Some(Lever::AllReduce)).unwrap();
+        close(whole.total_s() - free.total_s(), whole.times.all_reduce_s);
+    }
+
+    #[test]
+    fn slow_pictures_are_waited_for() {
+        let (job, mut kind, throughput) = job();
+        (kind.machine.cores, kind.input.workers) = (1, 1);
+        kind.input.pictures[0].decode_ms = 100.0;
+        let whole = forecast(&job, &kind, &throughput, None).unwrap();
+        // 24 pictures take 2.4 s; the last step, of 4 images, begins then.
+        close(whole.phases[0].times.input_s, 3.0 * (2.4 - 0.4));
+        let free = forecast(&job, &kind, &throughput, Some(Lever::Input)).unwrap();
+        assert_eq!(free.times.input_s, 0.0);
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let (good, kind, throughput) = job();
+        let fails = |change: &dyn Fn(&mut Job)| {
+            let mut job = good.clone();
+            change(&mut job);
+            forecast(&job, &kind, &throughput, None).unwrap_err().to_string()
+        };
+        assert!(fails(&|job| job.machines = 0).contains("`machines` is 0: expected 1 to 4096"));
+        assert!(fails(&|job| job.machines = 5000).contains("expected 1 to 4096"));
+        assert!(fails(&|job| job.train_images = 0).contains("phase 1: it has no step"));
+        assert!(fails(&|job| job.phases[0].pictures = "96".into()).contains("pictures `96`, it knows full"));
+        assert!(fails(&|job| job.phases[0].val_size = 900).contains("none near 900 px"));
+        assert!(fails(&|job| job.train_images = u64::from(u32::MAX)).contains("expected at most"));
     }
 }
