@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{checkpoints, halve, rows, sets, sprint, tiny, word, write_folder, write_idx};
+use common::{checkpoints, data, halve, rows, sets, sprint, tiny, word, write_folder, write_idx};
 
 /// 4 classes of 20 pictures, and the files.
 fn folder(at: &Path) -> Vec<Vec<PathBuf>> {
@@ -28,9 +28,7 @@ fn coloured(data: &Path, out: &Path) -> Vec<String> {
 
 /// A folder with a finished [`tiny`] run, `data` and `run`.
 fn finished() -> tempfile::TempDir {
-    let temp = tempfile::tempdir().unwrap();
-    fs::create_dir(temp.path().join("data")).unwrap();
-    write_idx(&temp.path().join("data"));
+    let temp = data();
     sprint(tiny(&temp.path().join("data"), &temp.path().join("run"))).ok();
     temp
 }

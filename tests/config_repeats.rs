@@ -9,14 +9,12 @@ mod common;
 use std::fs;
 
 use burn_sprint::config::{Sources, TrainConfig};
-use common::{assert_same_end, sprint, tiny, word, write_idx};
+use common::{assert_same_end, data, sprint, tiny, word};
 
 #[test]
 fn the_configuration_of_a_run_repeats_it() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = data();
     let path = |name: &str| temp.path().join(name);
-    fs::create_dir(path("data")).unwrap();
-    write_idx(&path("data"));
     // A relative path must mean the same from elsewhere.
     let words = tiny("data".as_ref(), &path("first"));
     let output = common::command(words).current_dir(temp.path()).output().unwrap();

@@ -13,31 +13,11 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Child, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
-use common::{Output, assert_same_end, command, sets, sprint, tiny, write_idx};
+use common::{Output, assert_same_end, command, data, sets, sprint, tiny, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-
-const DEADLINE: Duration = Duration::from_secs(120);
-
-#[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < DEADLINE, "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn data() -> tempfile::TempDir {
-    let temp = tempfile::tempdir().unwrap();
-    fs::create_dir(temp.path().join("data")).unwrap();
-    write_idx(&temp.path().join("data"));
-    temp
-}
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()

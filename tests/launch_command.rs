@@ -18,18 +18,10 @@ use std::{
 };
 
 use common::{
-    Output, STEPS_PER_EPOCH, assert_same_end, checkpoints, command, sets, sprint, tiny, word, write_idx,
+    DEADLINE, Output, STEPS_PER_EPOCH, assert_same_end, checkpoints, command, data, sets, sprint, tiny,
+    wait_until, word,
 };
 use rustix::process::{Pid, Signal, getpgid, kill_process, test_kill_process};
-
-const DEADLINE: Duration = Duration::from_secs(120);
-
-fn data() -> tempfile::TempDir {
-    let temp = tempfile::tempdir().unwrap();
-    fs::create_dir(temp.path().join("data")).unwrap();
-    write_idx(&temp.path().join("data"));
-    temp
-}
 
 /// [`tiny`] under a launch.
 fn words(temp: &Path, run: &str, launch: &[&str]) -> Vec<String> {
@@ -40,15 +32,6 @@ fn words(temp: &Path, run: &str, launch: &[&str]) -> Vec<String> {
 /// More steps than any test waits for.
 fn endless() -> Vec<String> {
     sets(&["phase.1.epochs=10000"])
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < DEADLINE, "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Waits for the run to have done its first steps, and returns the rank's process.

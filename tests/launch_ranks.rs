@@ -7,18 +7,19 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use burn_sprint::cluster::{End, Launch, LaunchError, Layout, Stopper, Streams, stopper};
-
-const DEADLINE: Duration = Duration::from_secs(60);
+use common::{DEADLINE, wait_until};
 
 /// A launch of a script, a folder that its ranks run in, and what they wrote.
 struct Bench {
@@ -94,15 +95,6 @@ impl Running {
     #[track_caller]
     fn end(self) -> Result<End, LaunchError> {
         self.ended.recv_timeout(DEADLINE).expect("the launch hangs")
-    }
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < DEADLINE, "{what}");
-        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -19,11 +19,9 @@ use std::{
 };
 
 use common::{
-    NUM_STEPS, Output, Random, STEPS_PER_EPOCH, assert_same_end, checkpoints, command, halve, sets, sprint,
-    tiny, word, write_idx,
+    DEADLINE, NUM_STEPS, Output, Random, STEPS_PER_EPOCH, assert_same_end, checkpoints, command, data, halve,
+    sets, sprint, tiny, word,
 };
-
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A folder with data and the run in one go, `whole`.
 struct Bench {
@@ -33,9 +31,7 @@ struct Bench {
 
 impl Bench {
     fn new(extra: &[&str]) -> Self {
-        let bench = Self { folder: tempfile::tempdir().unwrap(), extra: sets(extra) };
-        fs::create_dir(bench.path("data")).unwrap();
-        write_idx(&bench.path("data"));
+        let bench = Self { folder: data(), extra: sets(extra) };
         sprint(bench.words("whole")).ok();
         bench
     }

@@ -14,8 +14,9 @@ use rustix::event::{PollFd, PollFlags};
 use crate::{
     collective::{
         chunk::chunk,
-        machine::{Machine, Status, Terms},
+        machine::{Machine, Status},
         schedule::Schedule,
+        terms::Terms,
     },
     config::{Agreed, Wire},
     control::{Control, Suspicion},
@@ -217,8 +218,9 @@ impl Driver<'_> {
                 continue;
             }
             if now >= self.deadline {
-                let waiting_for = machine.waiting_for(links);
-                return Err(self.verdict(Suspicion::Deadline { seq: self.terms.seq, waiting_for }));
+                let (waiting_for, received) = (machine.waiting_for(links), machine.num_received());
+                let seq = self.terms.seq;
+                return Err(self.verdict(Suspicion::Deadline { seq, waiting_for, received }));
             }
             wait(&machine, links, self.deadline - now)
                 .map_err(|error| DistError::usage(format!("cannot wait for connections: {error}")))?;

@@ -28,7 +28,7 @@
 //! | ends its work while others still need it | [`FaultKind::Left`] | 2 s |
 //! | lives but does not come | a line on standard error after [`Timeouts::stall_report`]; [`FaultKind::Stalled`], which names it and not who waits, after [`Timeouts::operation`] | 30 s; 300 s |
 //! | calls another operation, or on another length or type | [`FaultKind::Mismatch`] with what each side called | 2 s if their frames meet, else two heartbeats |
-//! | has a connection that changes bytes | [`FaultKind::Corrupt`] | at once: a checksum over every header and payload |
+//! | has a connection that changes bytes | [`FaultKind::Corrupt`] | at once: a checksum over every header, payload and control message |
 //! | has lost a connection to another that lives | [`FaultKind::LinkLost`] | 2 s |
 //! | is of an earlier start of the job, or there twice | it is refused; the job goes on | at once |
 //!
@@ -59,6 +59,7 @@ pub mod config;
 mod control;
 #[cfg(feature = "burn")]
 pub mod ddp;
+mod descriptors;
 mod engine;
 pub mod env;
 pub mod error;

@@ -7,9 +7,24 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+/// Nothing in these tests takes so long: past it something hangs.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Waits for what comes by itself.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < DEADLINE, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
 
 pub const NUM_CLASSES: usize = 4;
 /// Side of the pictures.
@@ -59,6 +74,14 @@ pub fn write_idx(folder: &Path) {
         fs::write(folder.join(format!("{part}-images-idx3-ubyte")), images).unwrap();
         fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
     }
+}
+
+/// A folder with [`write_idx`]'s data in `data`.
+pub fn data() -> tempfile::TempDir {
+    let temp = tempfile::tempdir().unwrap();
+    fs::create_dir(temp.path().join("data")).unwrap();
+    write_idx(&temp.path().join("data"));
+    temp
 }
 
 /// Writes `per_class` PNGs into a folder for each class, and returns the files of each.

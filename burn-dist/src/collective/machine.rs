@@ -3,43 +3,18 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
-use super::schedule::{Action, Receive, Schedule, Send};
+use super::{
+    schedule::{Action, Schedule},
+    terms::{Terms, check, verify},
+};
 use crate::{
-    config::Wire,
     transport::link::{Link, Trouble, room},
     wire::{
         checksum::crc32c,
-        header::{CHECKED, Header, NOT_FINITE, SHARED},
+        header::{Header, NOT_FINITE, SHARED},
         number::{Element, ReduceOp},
     },
 };
-
-/// What all frames of an operation have alike, and what is done to numbers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    pub(crate) generation: u32,
-    pub(crate) seq: u64,
-    pub(crate) fingerprint: u64,
-    pub(crate) op: ReduceOp,
-    pub(crate) wire: Wire,
-    pub(crate) world_size: usize,
-    pub(crate) checksum: bool,
-}
-
-impl Terms {
-    /// The header of a segment.
-    fn header(&self, crc: Option<u32>, send: &Send, bytes: usize, not_finite: bool) -> Header {
-        Header {
-            flags: crc.map_or(0, |_| CHECKED) | if not_finite { NOT_FINITE } else { 0 },
-            generation: self.generation,
-            payload_crc: crc.unwrap_or(0),
-            seq: self.seq,
-            fingerprint: self.fingerprint,
-            offset: send.range.start as u64,
-            bytes: bytes as u32,
-        }
-    }
-}
 
 /// How far it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +145,12 @@ impl Machine {
         self.queues.iter().filter(waits).map(|queue| links[queue.link].peer).collect()
     }
 
+    /// Segments that came so far. Of ranks that wait for each other the one with the fewest waits for the cause, on one
+    /// level.
+    pub(crate) fn num_received(&self) -> u64 {
+        self.received.iter().flatten().count() as u64
+    }
+
     /// Sends at most one segment; whether anything moved.
     fn send<T: Element>(
         &mut self,
@@ -184,7 +165,7 @@ impl Machine {
         if send.after.is_some_and(|receive| self.received[receive as usize].is_none()) {
             return Ok(false);
         }
-        let wire = if link.is_shared() { Wire::F32 } else { self.terms.wire };
+        let wire = self.terms.wire_of(link);
         let numbers = &mut buffer[send.range.clone()];
         let native = T::wire_bytes(wire) == size_of::<T>();
         let bytes = numbers.len() * T::wire_bytes(wire);
@@ -238,19 +219,29 @@ impl Machine {
         queue.held = false;
         let Some(&id) = queue.receives.as_slice().first() else { return Ok(false) };
         let come = &self.schedule.receives[id as usize];
-        let wire = if link.is_shared() { Wire::F32 } else { self.terms.wire };
         let Some(header) = link.header()? else { return Ok(false) };
-        check::<T>(link, &header, &self.terms, come, wire)?;
-
+        check::<T>(link, &header, &self.terms, come)?;
         let free = come.after_receive.is_none_or(|receive| self.received[receive as usize].is_some())
             && come.after_send.is_none_or(|send| self.sent[send as usize]);
         let relays = free && come.action == Action::Relay && header.flags & SHARED != 0;
-        if relays && self.relay(index, links, buffer, &header)? {
-            return Ok(true);
-        }
+        Ok(relays && self.relay(index, id, links, buffer, &header)?
+            || self.take(index, id, links, buffer, &header, free)?)
+    }
+
+    /// Takes the segment whose header is here, if it is free to; whether that is through.
+    fn take<T: Element>(
+        &mut self,
+        index: usize,
+        id: u32,
+        links: &mut [Link],
+        buffer: &mut [T],
+        header: &Header,
+        free: bool,
+    ) -> Result<bool, Trouble> {
         let queue = &mut self.queues[index];
         let link = &mut links[queue.link];
         let come = &self.schedule.receives[id as usize];
+        let wire = self.terms.wire_of(link);
         let numbers = &mut buffer[come.range.clone()];
         let native = T::wire_bytes(wire) == size_of::<T>();
         let bytes = header.bytes as usize;
@@ -260,7 +251,7 @@ impl Machine {
             if !free {
                 return Ok(false);
             }
-            let came = link.shared_payload(&header)?;
+            let came = link.shared_payload(header)?;
             match (come.action, bytemuck::try_cast_slice(came)) {
                 (Action::Store, _) => cast_slice_mut(numbers).copy_from_slice(came),
                 (Action::Reduce { .. } | Action::Relay, Ok(came)) => T::combine(self.terms.op, numbers, came),
@@ -271,7 +262,7 @@ impl Machine {
             if !free || !link.read_payload(cast_slice_mut(numbers))? {
                 return Ok(false);
             }
-            crc = verify(link, &header, cast_slice(numbers))?;
+            crc = verify(link, header, cast_slice(numbers))?;
         } else {
             // Out of the link while the link is at work; an error ends the job, and the room with it.
             let mut scratch = std::mem::take(&mut link.scratch);
@@ -279,7 +270,7 @@ impl Machine {
             let here = link.read_payload(arrived)?;
             queue.held = here && !free;
             if here && free {
-                verify(link, &header, arrived)?;
+                verify(link, header, arrived)?;
                 match come.action {
                     Action::Store => T::decode(wire, arrived, numbers),
                     Action::Reduce { .. } | Action::Relay if native => {
@@ -315,11 +306,11 @@ impl Machine {
     fn relay<T: Element>(
         &mut self,
         index: usize,
+        id: u32,
         links: &mut [Link],
         buffer: &[T],
         header: &Header,
     ) -> Result<bool, Trouble> {
-        let Some(&id) = self.queues[index].receives.as_slice().first() else { return Ok(false) };
         let range = &self.schedule.receives[id as usize].range;
         let takes = |queue: &Queue| {
             let next = queue.sends.as_slice().first().map(|&send| &self.schedule.sends[send as usize]);
@@ -346,49 +337,4 @@ impl Machine {
         self.queues[index].receives.next();
         Ok(true)
     }
-}
-
-/// Whether the frame is the one that must come next.
-fn check<T: Element>(
-    link: &Link,
-    header: &Header,
-    terms: &Terms,
-    come: &Receive,
-    wire: Wire,
-) -> Result<(), Trouble> {
-    if (header.seq, header.fingerprint) != (terms.seq, terms.fingerprint) {
-        let (peer_seq, peer_fingerprint) = (header.seq, header.fingerprint);
-        return Err(Trouble::Mismatch { peer: link.peer, peer_seq, peer_fingerprint });
-    }
-    let expected = (come.range.start as u64, come.range.len() * T::wire_bytes(wire));
-    let got = (header.offset, header.bytes as usize);
-    if expected != got {
-        return Err(link.corrupt(format!(
-            "a frame of {} bytes at element {}, expected {} at {}",
-            got.1, got.0, expected.1, expected.0
-        )));
-    }
-    if (header.flags & SHARED != 0) != link.is_shared() {
-        return Err(link.corrupt("a payload that took another way than was agreed"));
-    }
-    let checked = header.flags & CHECKED != 0;
-    if checked != (terms.checksum && !link.is_shared()) {
-        return Err(link.corrupt("a frame with another use of checksums than was agreed"));
-    }
-    Ok(())
-}
-
-/// Compares a payload with its header; its checksum, 0 without one.
-fn verify(link: &Link, header: &Header, payload: &[u8]) -> Result<u32, Trouble> {
-    if header.flags & CHECKED == 0 {
-        return Ok(0);
-    }
-    let got = crc32c(payload);
-    if got == header.payload_crc {
-        return Ok(got);
-    }
-    Err(link.corrupt(format!(
-        "{} bytes at element {} have CRC-32C {got:08x}, the sender computed {:08x}",
-        header.bytes, header.offset, header.payload_crc
-    )))
 }

@@ -6,9 +6,10 @@ use super::{
     chunk::chunk,
     doubling,
     hierarchical::{self, Levels},
-    machine::{Machine, Status, Terms},
+    machine::{Machine, Status},
     ring::{self, Ring},
     schedule::Schedule,
+    terms::Terms,
 };
 use crate::{
     config::Wire,
@@ -107,8 +108,11 @@ impl Job {
                 }
                 Ok((_, Status::Blocked)) => {
                     idle += 1;
-                    // Nobody moves any more: what a stalled link leads to, and nothing else may.
+                    // Nobody moves any more: what a stalled link leads to, and nothing else may. The one furthest behind
+                    // tells.
                     if idle > 100_000 {
+                        let behind = |rank: &&usize| machines[**rank].num_received();
+                        let rank = *going.iter().min_by_key(behind).unwrap();
                         let waiting = machines[rank].waiting_for(&links[rank]);
                         return Err((
                             rank as u32,
@@ -340,10 +344,18 @@ fn a_cut_is_told_by_its_neighbour() {
 
 #[test]
 fn a_stall_is_waited_for_where_it_is() {
-    let strike = Some((1, 2, 100, Strike::Stall));
-    let job = Job { strike, ..Job::new(4, 20, ReduceOp::Sum, 9) };
-    let (_, trouble) = job.run(&by_ring, (0..4).map(|rank| numbers(rank, 120)).collect(), None).unwrap_err();
-    assert!(matches!(&trouble, Trouble::Broke { why, .. } if why == "stalled"), "{trouble:?}");
+    for (n, plan, from, to) in [(4, plans()[0].1, 1, 2), (7, plans()[0].1, 6, 0), (4, plans()[1].1, 1, 3)] {
+        for at in (0..900).step_by(60) {
+            for seed in 0..3 {
+                let strike = Some((from, to, at, Strike::Stall));
+                let job = Job { strike, ..Job::new(n, 20, ReduceOp::Sum, seed) };
+                let (rank, trouble) =
+                    job.run(plan, (0..n).map(|rank| numbers(rank, 120)).collect(), None).unwrap_err();
+                let stalled = Trouble::Broke { peer: from, why: "stalled".into() };
+                assert_eq!((rank, trouble), (to, stalled), "after {at} bytes from {from} of {n}");
+            }
+        }
+    }
 }
 
 #[test]

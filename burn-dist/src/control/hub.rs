@@ -69,7 +69,8 @@ pub(super) fn run(
         let ready = hub.wait(timeouts.heartbeat / 4);
         let before = std::mem::replace(&mut hub.now, start.elapsed());
         hub.receive(&ready, hub.now - before);
-        if hub.now >= beat {
+        // Of a job that is over the verdict is the last word.
+        if hub.now >= beat && hub.verdict.is_none() {
             beat = hub.now + timeouts.heartbeat;
             hub.tell(&Message::Heartbeat(hub.flight.standing()));
         }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use self::cause::Cause;
+use self::cause::{Cause, Late};
 use super::{Farewell, Stall, Suspicion, fault};
 use crate::{
     config::Timeouts,
@@ -80,6 +80,13 @@ struct Seat {
     heard: Duration,
     /// Whether it ever spoke: until then it may still be connecting, and has the time to start.
     greeted: bool,
+}
+
+impl Seat {
+    /// Whether it is in that operation.
+    fn is_in(&self, seq: u64) -> bool {
+        self.standing.now.as_ref().is_some_and(|(op, ..)| op.seq == seq)
+    }
 }
 
 #[derive(Debug)]
@@ -217,6 +224,11 @@ impl Judge {
         seats.filter(|(_, seat)| seat.presence == Presence::Here)
     }
 
+    /// Those who have not called an operation.
+    fn missing(&self, seq: u64) -> impl Iterator<Item = (u32, &Seat)> {
+        self.here().filter(move |(_, seat)| seat.standing.last_seq < seq)
+    }
+
     fn lose(&mut self, now: Duration, rank: u32, kind: FaultKind, detail: String) {
         self.seats[rank as usize].presence = Presence::Gone;
         self.open(now, Cause::Direct { kind, culprits: vec![rank], seq: None, detail });
@@ -224,8 +236,8 @@ impl Judge {
 
     /// Takes up a cause, unless there is a better one.
     fn open(&mut self, now: Duration, cause: Cause) {
-        if self.case.as_ref().is_some_and(|case| case.cause.weight() >= cause.weight()) {
-            return;
+        if let Some(case) = self.case.as_mut().filter(|case| case.cause.weight() >= cause.weight()) {
+            return case.cause.add(cause);
         }
         let wait = match cause {
             Cause::Direct { .. } | Cause::Link { .. } => GRACE,
@@ -274,12 +286,18 @@ impl Judge {
             true => case.calls.contains_key(&rank),
             false => case.answered.contains(&rank),
         });
-        let ripe = match case.cause {
+        let ripe = match &case.cause {
             // A peer that does not answer is about to be found silent: that is then the cause.
             Cause::Link { peer, .. } => {
                 let peer_lives =
-                    self.seats[peer as usize].presence != Presence::Here || case.answered.contains(&peer);
+                    self.seats[*peer as usize].presence != Presence::Here || case.answered.contains(peer);
                 now >= case.due && (peer_lives || now >= case.due + self.timeouts.silence)
+            }
+            // Once all called it, those who wait too are about to report, and one may be further behind.
+            Cause::Deadline { seq, reporters, .. } => {
+                let waits = |(rank, seat): (u32, &Seat)| seat.is_in(*seq) && !reporters.contains(&rank);
+                let more = self.missing(*seq).next().is_none() && self.here().any(waits);
+                (complete && !more) || now >= case.due
             }
             _ => complete || now >= case.due,
         };
@@ -309,7 +327,7 @@ impl Judge {
                 fault::fault(roster, FaultKind::Mismatch, &[*peer], op, detail)
             }
             Cause::Disagreement { seq, frame: None } => self.disagreed(*seq, op),
-            Cause::Deadline { reporter, seq, waiting_for } => self.late(*reporter, *seq, waiting_for, op),
+            Cause::Deadline { seq, behind, .. } => self.late(*seq, behind, op),
             Cause::Link { reporter, peer, why, .. } => {
                 let detail = format!("rank {reporter} to rank {peer}: {why}");
                 fault::fault(roster, FaultKind::LinkLost, &[*reporter, *peer], op, detail)
@@ -336,15 +354,16 @@ impl Judge {
         })
     }
 
-    fn late(&self, reporter: u32, seq: u64, waiting_for: &[u32], op: Option<OpName>) -> Fault {
+    fn late(&self, seq: u64, behind: &Late, op: Option<OpName>) -> Fault {
+        let Late { reporter, waiting_for, .. } = behind;
         let limit = self.timeouts.operation;
-        let missing: Vec<_> = self.here().filter(|(_, seat)| seat.standing.last_seq < seq).collect();
+        let missing: Vec<_> = self.missing(seq).collect();
         if missing.is_empty() {
             let detail = format!(
                 "all called the operation, but not all data reached rank {reporter} within {limit:?}: the network is too \
                  slow or cut"
             );
-            let culprits = if waiting_for.is_empty() { &[reporter] } else { waiting_for };
+            let culprits = if waiting_for.is_empty() { std::slice::from_ref(reporter) } else { waiting_for };
             return fault::fault(&self.roster, FaultKind::Stalled, culprits, op, detail);
         }
         let culprits: Vec<u32> = missing.iter().map(|(rank, _)| *rank).collect();
@@ -367,7 +386,7 @@ impl Judge {
         if self.stall.is_some_and(|(seq, again)| seq == op.seq && now < again) {
             return None;
         }
-        let missing: Vec<_> = self.here().filter(|(_, seat)| seat.standing.last_seq < op.seq).collect();
+        let missing: Vec<_> = self.missing(op.seq).collect();
         if missing.is_empty() {
             return None;
         }

@@ -1,5 +1,4 @@
-//! What is said on a control connection: a length of 4 bytes (little-endian), then JSON. The length is checked before
-//! memory is taken. Not the frames of data connections: see [`crate::wire`].
+//! What is said on a control connection: JSON, in an [`envelope`].
 
 use std::sync::Arc;
 
@@ -9,6 +8,8 @@ use super::{Farewell, Stall, Suspicion};
 use crate::{
     error::Fault,
     flight::{OpRecord, Standing},
+    limits::MAX_CONTROL_BYTES,
+    wire::envelope,
 };
 
 /// The longest message that rank 0 takes from another: a deadline that waits for 1,023 others fits.
@@ -40,11 +41,8 @@ pub(super) enum Message {
 impl Message {
     /// The message as it travels.
     pub(super) fn frame(&self) -> Arc<[u8]> {
-        let mut bytes = vec![0; 4];
-        serde_json::to_writer(&mut bytes, self).expect("numbers, texts and lists of them always become JSON");
-        let length = (bytes.len() - 4) as u32;
-        bytes[..4].copy_from_slice(&length.to_le_bytes());
-        bytes.into()
+        let json = serde_json::to_vec(self).expect("numbers, texts and lists of them always become JSON");
+        envelope::enclose(&json, MAX_CONTROL_BYTES).expect("every text and list in it has a bound").into()
     }
 }
 
@@ -79,11 +77,12 @@ impl Inbox {
     pub(super) fn next(&mut self) -> Result<Option<Message>, String> {
         let left = &self.bytes[self.taken..];
         let Some((prefix, rest)) = left.split_first_chunk::<4>() else { return Ok(None) };
-        let length = u32::from_le_bytes(*prefix) as usize;
-        if length > self.max_bytes {
+        let Some(length) = envelope::body_length(*prefix, self.max_bytes) else {
+            let length = u32::from_le_bytes(*prefix);
             return Err(format!("a control message of {length} bytes, at most {} are taken", self.max_bytes));
-        }
-        let Some(json) = rest.get(..length) else { return Ok(None) };
+        };
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let json = envelope::open(body).map_err(|why| format!("on its control connection, {why}"))?;
         let message = serde_json::from_slice(json)
             .map_err(|error| format!("a control message of {length} bytes is none: {error}"))?;
         self.taken += 4 + length;
@@ -103,7 +102,11 @@ mod tests {
         vec![
             Message::Heartbeat(standing.clone()),
             Message::Answer { seq: 9, record: Some(record), standing },
-            Message::Suspect(Suspicion::Deadline { seq: 3, waiting_for: (0..1023).collect() }),
+            Message::Suspect(Suspicion::Deadline {
+                seq: 3,
+                waiting_for: (0..1023).collect(),
+                received: u64::MAX,
+            }),
             Message::Farewell { farewell: Farewell::Panicked("at \"x\"\u{1F980}".into()), last_seq: 4 },
             Message::Heard,
         ]
@@ -139,9 +142,19 @@ mod tests {
     fn what_is_no_message_is_refused() {
         for json in ["", "{", "null", "{\"Heartbeat\":3}", "\"Nobody\"", "[[[[[[[["] {
             let mut inbox = Inbox::new(100);
-            inbox.put(&(json.len() as u32).to_le_bytes());
-            inbox.put(json.as_bytes());
-            assert!(inbox.next().is_err(), "{json}");
+            inbox.put(&envelope::enclose(json.as_bytes(), 100).unwrap());
+            assert!(inbox.next().unwrap_err().contains("is none"), "{json}");
         }
+    }
+
+    #[test]
+    fn a_message_that_was_changed_is_none() {
+        // Still JSON, and still a message.
+        let frame = Message::Left { last_seq: 3 }.frame();
+        let mut changed = frame.to_vec();
+        *changed.iter_mut().find(|byte| **byte == b'3').unwrap() = b'4';
+        let mut inbox = Inbox::new(100);
+        inbox.put(&changed);
+        assert!(inbox.next().unwrap_err().contains("its sender computed"));
     }
 }

@@ -43,8 +43,8 @@ pub(crate) enum Suspicion {
     Mismatch { peer: u32, seq: u64, fingerprint: u64, peer_seq: u64, peer_fingerprint: u64 },
     /// A frame came damaged.
     Corrupt { peer: u32, seq: u64, why: String },
-    /// The deadline of an operation is over; `waiting_for` are the peers whose data did not come.
-    Deadline { seq: u64, waiting_for: Vec<u32> },
+    /// The deadline of an operation is over; `waiting_for` are the peers whose data did not come after `received` segments.
+    Deadline { seq: u64, waiting_for: Vec<u32>, received: u64 },
 }
 
 /// How a rank goes.
@@ -100,9 +100,9 @@ pub(crate) struct Control {
     timeouts: Timeouts,
 }
 
-/// The verdict in the body of a message from rank 0, for a rank that has no [`Control`] yet.
-pub(crate) fn verdict_in(body: &[u8]) -> Option<Fault> {
-    match serde_json::from_slice(body) {
+/// The verdict in a message from rank 0, for a rank that has no [`Control`] yet.
+pub(crate) fn verdict_in(json: &[u8]) -> Option<Fault> {
+    match serde_json::from_slice(json) {
         Ok(message::Message::Verdict(fault)) => Some(fault),
         _ => None,
     }

@@ -13,6 +13,7 @@ use crate::{
     rank::WorldSize,
     rendezvous::Member,
     transport::{Pipe, tcp::TcpPipe},
+    wire::envelope,
 };
 
 /// More than anything here takes: reached only by what hangs.
@@ -133,9 +134,9 @@ fn hear(mut from: &TcpStream) -> Option<Message> {
     from.set_read_timeout(Some(FOREVER)).unwrap();
     let mut length = [0; 4];
     from.read_exact(&mut length).ok()?;
-    let mut json = vec![0; u32::from_le_bytes(length) as usize];
-    from.read_exact(&mut json).unwrap();
-    Some(serde_json::from_slice(&json).unwrap())
+    let mut body = vec![0; u32::from_le_bytes(length) as usize];
+    from.read_exact(&mut body).unwrap();
+    Some(serde_json::from_slice(envelope::open(&body).unwrap()).unwrap())
 }
 
 /// Ranks 1 to 3 of a job whose rank 0 is held by the test, and that.
@@ -271,7 +272,8 @@ fn who_misses_the_deadline_is_told_to_all() {
     job.begin_all(4);
     job.nodes.iter().for_each(|node| node.flight.end());
     job.nodes[..3].iter().for_each(|node| node.begin(5, 1));
-    let fault = job.nodes[1].control.suspect(Suspicion::Deadline { seq: 5, waiting_for: vec![0] });
+    let fault =
+        job.nodes[1].control.suspect(Suspicion::Deadline { seq: 5, waiting_for: vec![0], received: 2 });
     assert_eq!((fault.kind, culprits(&fault)), (FaultKind::Stalled, vec![3]));
     assert!(fault.detail.ends_with("rank 3 is in no operation, its last was 4"), "{fault}");
     assert_eq!(agreed(&job.nodes), *fault);

@@ -24,6 +24,7 @@ use crate::{
         Pipe,
         talk::{Patience, receive, send},
     },
+    wire::envelope,
 };
 
 /// Longest reason that rank 0 gives and this rank repeats.
@@ -157,22 +158,22 @@ fn introduce(
 
 /// The next answer on a control connection; the inner error is one of its meaning.
 fn receive_answer(pipe: &mut dyn Pipe, patience: Patience<'_>) -> io::Result<Result<Answer, String>> {
-    Ok(receive_body(pipe, patience)?.and_then(|body| message::decode(&body)))
+    Ok(receive_message(pipe, patience)?.and_then(|json| message::decode(&json)))
 }
 
-/// The next message on a control connection, whatever it means; the inner error is one of its length.
-pub(super) fn receive_body(
+/// The next message on a control connection, whatever it means; the inner error is one of its envelope.
+pub(super) fn receive_message(
     pipe: &mut dyn Pipe,
     patience: Patience<'_>,
 ) -> io::Result<Result<Vec<u8>, String>> {
     let mut prefix = [0; 4];
     receive(pipe, &mut prefix, patience)?;
-    let Some(length) = message::body_length(prefix, MAX_CONTROL_BYTES) else {
+    let Some(length) = envelope::body_length(prefix, MAX_CONTROL_BYTES) else {
         return Ok(Err(format!("an answer longer than {MAX_CONTROL_BYTES} bytes")));
     };
     let mut body = vec![0; length];
     receive(pipe, &mut body, patience)?;
-    Ok(Ok(body))
+    Ok(envelope::open(&body).map(<[u8]>::to_vec))
 }
 
 /// What is wrong with a roster, if anything.

@@ -17,7 +17,7 @@ use super::proof::{MAC_BYTES, NONCE_BYTES};
 
 const MAGIC: [u8; 8] = *b"BDSTMEET";
 /// Of the rendezvous and all that is said on control and data connections.
-pub(super) const PROTOCOL: u16 = 1;
+pub(super) const PROTOCOL: u16 = 2;
 pub(super) const HELLO_BYTES: usize = 64;
 pub(super) const CHALLENGE_BYTES: usize = 48;
 pub(super) const VERDICT_BYTES: usize = 1 + MAC_BYTES;

@@ -15,7 +15,7 @@ use std::{
 use super::{
     ControlLinks, LinkId, Manner, Roster,
     dial::{Call, Failure, back_off},
-    guest::{MAX_REASON_BYTES, receive_body},
+    guest::{MAX_REASON_BYTES, receive_message},
     hello::{Hello, Purpose},
     host::refuse,
     message::{self, Answer, printable},
@@ -238,11 +238,11 @@ impl Plan<'_> {
         };
         // What it said is among the last words of its control connection. Rank 0 may have connected already, and
         // have heard of a death: then heartbeats come first, and the verdict behind them.
-        while let Ok(Ok(body)) = receive_body(pipe.as_mut(), patience) {
-            if let Ok(Answer::Refused { reason, .. }) = message::decode(&body) {
+        while let Ok(Ok(json)) = receive_message(pipe.as_mut(), patience) {
+            if let Ok(Answer::Refused { reason, .. }) = message::decode(&json) {
                 return DistError::rendezvous(printable(&reason, MAX_REASON_BYTES));
             }
-            if let Some(fault) = verdict_in(&body).filter(|_| rank == 0) {
+            if let Some(fault) = verdict_in(&json).filter(|_| rank == 0) {
                 return fault.into();
             }
         }

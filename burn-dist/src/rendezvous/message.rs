@@ -1,5 +1,4 @@
-//! What ranks say once they have proved themselves: JSON behind a length of 4 bytes, which is checked before memory is
-//! taken. Pure: no socket.
+//! What ranks say once they have proved themselves: JSON, in an [`envelope`](crate::wire::envelope). Pure: no socket.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -8,6 +7,7 @@ use super::{Member, Roster};
 use crate::{
     config::Agreed,
     error::{DistError, Result},
+    wire::envelope::enclose,
 };
 
 /// Longest message of a rank that is not a member yet.
@@ -37,8 +37,8 @@ impl Join {
     }
 
     /// Reads a join message; what of it goes into messages and logs is harmless afterwards.
-    pub(super) fn decode(body: &[u8]) -> Result<Self, String> {
-        let mut join: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    pub(super) fn decode(json: &[u8]) -> Result<Self, String> {
+        let mut join: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         join.member.host = printable(&join.member.host, MAX_HOST_BYTES);
         join.version = printable(&join.version, 32);
         Ok(join)
@@ -71,23 +71,14 @@ pub(super) fn printable(text: &str, bytes_max: usize) -> String {
 ///
 /// # Errors
 /// It is longer than the other side would take.
-pub(super) fn encode(message: &impl Serialize, bytes_max: usize) -> Result<Vec<u8>> {
-    let body = serde_json::to_vec(message).map_err(DistError::rendezvous)?;
-    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= bytes_max).ok_or_else(|| {
-        DistError::rendezvous(format!("a message of {} bytes: at most {bytes_max} are taken", body.len()))
-    })?;
-    let mut out = Vec::with_capacity(4 + body.len());
-    out.extend(length.to_le_bytes());
-    out.extend(body);
-    Ok(out)
+pub(super) fn encode(message: &impl Serialize, max_bytes: usize) -> Result<Vec<u8>> {
+    let json = serde_json::to_vec(message).map_err(DistError::rendezvous)?;
+    enclose(&json, max_bytes).map_err(|bytes| {
+        DistError::rendezvous(format!("a message of {bytes} bytes: at most {max_bytes} are taken"))
+    })
 }
 
-/// The length of a message that comes, if it may be that long.
-pub(super) fn body_length(prefix: [u8; 4], bytes_max: usize) -> Option<usize> {
-    usize::try_from(u32::from_le_bytes(prefix)).ok().filter(|length| *length <= bytes_max)
-}
-
-/// Reads a message's body.
-pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| error.to_string())
+/// Reads a message, out of its envelope.
+pub(super) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(json).map_err(|error| error.to_string())
 }

@@ -7,7 +7,7 @@
 //!                   <-------  challenge    a nonce
 //!   proof           ------->               HMAC-SHA256 over all of the above
 //!                   <-------  verdict      the same, by rank 0
-//!   join            ------->               address, settings (JSON, at most 64 KiB)
+//!   join            ------->               address, settings (JSON with a checksum, at most 64 KiB)
 //!                   <-------  answer       the roster, or everything that is wrong
 //! ```
 //! Data connections begin with the first four, on the roster's session.
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Config,
+    descriptors,
     env::Identity,
     error::{DistError, Result},
     limits::{HELLO_TIMEOUT, MAX_WORLD_SIZE},
@@ -160,6 +161,7 @@ fn meet_in(
     manner: &Manner,
 ) -> Result<Meeting> {
     config.agreed.check()?;
+    descriptors::reserve(identity.rank, &config.agreed)?;
     if identity.rank.is_main() {
         host::meet(identity, config, listener, manner)
     } else {

@@ -6,12 +6,15 @@ use std::io::{self, IoSlice};
 use super::{
     complaint::Complaint,
     hello::{BadHello, CHALLENGE_BYTES, Challenge, HELLO_BYTES, Hello, Purpose, Verdict},
-    message::{MAX_JOIN_BYTES, body_length},
+    message::MAX_JOIN_BYTES,
     proof::{MAC_BYTES, Side, Transcript, random},
     reception::Expecting,
     security::Security,
 };
-use crate::transport::{Pipe, poll::is_for_later};
+use crate::{
+    transport::{Pipe, poll::is_for_later},
+    wire::envelope,
+};
 
 /// Somebody at the other end of a connection.
 pub(super) struct Stranger {
@@ -173,13 +176,18 @@ impl Stranger {
             }
             Stage::JoinLength(hello) => {
                 let prefix = <[u8; 4]>::try_from(self.inbox.as_slice()).unwrap_or([u8::MAX; 4]);
-                let length = body_length(prefix, MAX_JOIN_BYTES).ok_or_else(|| {
+                let length = envelope::body_length(prefix, MAX_JOIN_BYTES).ok_or_else(|| {
                     Complaint::Broken(format!("a join message longer than {MAX_JOIN_BYTES} bytes"))
                 })?;
                 self.stage = Stage::Join(hello);
                 self.expect(length);
             }
-            Stage::Join(hello) | Stage::Admitted(hello) => self.stage = Stage::Admitted(hello),
+            Stage::Join(hello) => {
+                let broken = |why| Complaint::Broken(format!("of rank {}: {why}", hello.rank));
+                self.inbox = envelope::open(&self.inbox).map_err(broken)?.to_vec();
+                self.stage = Stage::Admitted(hello);
+            }
+            Stage::Admitted(hello) => self.stage = Stage::Admitted(hello),
             Stage::Refused(complaint) => self.stage = Stage::Refused(complaint),
         }
         Ok(())

@@ -92,6 +92,15 @@ fn job(world_size: u32, config: &Config, said: &Said) -> Vec<Meeting> {
     })
 }
 
+/// Has every rank do its part on a thread of its own; what they return, in order.
+fn each<R: Send>(meetings: Vec<Meeting>, part: impl Fn(Meeting) -> R + Sync) -> Vec<R> {
+    thread::scope(|scope| {
+        let part = &part;
+        let ranks: Vec<_> = meetings.into_iter().map(|meeting| scope.spawn(move || part(meeting))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
@@ -99,23 +108,14 @@ fn soon() -> Instant {
 /// Every rank connected to every other, by so many streams; each connection says who holds it.
 fn check_full_mesh(meetings: Vec<Meeting>, streams: u16) {
     let world_size = meetings.len() as u32;
-    let mut links: Vec<_> = thread::scope(|scope| {
-        let ranks: Vec<_> = meetings
-            .into_iter()
-            .map(|mut meeting| {
-                scope.spawn(move || {
-                    let me = meeting.rank.index() as u32;
-                    let peers = (0..world_size).filter(|peer| *peer != me);
-                    let wanted: Vec<_> = peers
-                        .flat_map(|peer| (0..streams).map(move |stream| LinkId { peer, stream }))
-                        .collect();
-                    let links = meeting.connect_links(&wanted, soon()).unwrap();
-                    assert_eq!(links.iter().map(|(id, _)| *id).collect::<Vec<_>>(), wanted);
-                    (me, links)
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    let mut links = each(meetings, |mut meeting| {
+        let me = meeting.rank.index() as u32;
+        let peers = (0..world_size).filter(|peer| *peer != me);
+        let wanted: Vec<_> =
+            peers.flat_map(|peer| (0..streams).map(move |stream| LinkId { peer, stream })).collect();
+        let links = meeting.connect_links(&wanted, soon()).unwrap();
+        assert_eq!(links.iter().map(|(id, _)| *id).collect::<Vec<_>>(), wanted);
+        (me, links)
     });
     let patience = Patience::until(soon());
     for (me, links) in &mut links {
@@ -151,20 +151,13 @@ fn a_job_forms_and_connects() {
 fn a_job_of_many_forms_at_once() {
     let said = Said::default();
     let meetings = job(100, &config(), &said);
-    thread::scope(|scope| {
-        let ranks: Vec<_> = meetings
-            .into_iter()
-            .map(|mut meeting| {
-                scope.spawn(move || {
-                    let me = meeting.rank.index() as u32;
-                    let wanted = [(me + 1) % 100, (me + 99) % 100].map(|peer| LinkId { peer, stream: 0 });
-                    let links = meeting.connect_links(&wanted, soon()).unwrap();
-                    (meeting, links)
-                })
-            })
-            .collect();
-        let jobs: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
-        assert!(jobs.iter().all(|(_, links)| links.len() == 2));
+    let jobs = each(meetings, |mut meeting| {
+        let me = meeting.rank.index() as u32;
+        let wanted = [(me + 1) % 100, (me + 99) % 100].map(|peer| LinkId { peer, stream: 0 });
+        let links = meeting.connect_links(&wanted, soon()).unwrap();
+        (meeting, links)
     });
+    assert!(jobs.iter().all(|(_, links)| links.len() == 2));
+    drop(jobs);
     assert_eq!(said.all(), "");
 }

@@ -1,5 +1,6 @@
-//! What travels: frame headers, checksums, number formats. Pure: no socket.
+//! What travels: frame headers, envelopes of control messages, checksums, number formats. Pure: no socket.
 
 pub(crate) mod checksum;
+pub(crate) mod envelope;
 pub(crate) mod header;
 pub(crate) mod number;

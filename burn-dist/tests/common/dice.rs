@@ -5,6 +5,7 @@
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
+    /// A number below `bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

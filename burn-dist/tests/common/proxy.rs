@@ -127,11 +127,14 @@ impl Relay {
         (&rank).read_exact(&mut prefix)?;
         let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
         (&rank).read_exact(&mut body)?;
-        let mut join: serde_json::Value = serde_json::from_slice(&body)?;
+        let (json, _) = body.split_last_chunk::<4>().unwrap();
+        let mut join: serde_json::Value = serde_json::from_slice(json)?;
         let said = join["member"]["data_addr"].as_str().unwrap().parse().unwrap();
         *self.rank.lock().unwrap() = Some(said);
         join["member"]["data_addr"] = self.data.to_string().into();
-        let body = serde_json::to_vec(&join)?;
+        let mut body = serde_json::to_vec(&join)?;
+        let crc = crc32c(&body);
+        body.extend(crc.to_le_bytes());
         (&main).write_all(&(body.len() as u32).to_le_bytes())?;
         (&main).write_all(&body)?;
         self.both(rank, main, [Some(Place::ControlOut), Some(Place::ControlIn)])
@@ -267,6 +270,10 @@ fn carry_frames(
 /// Writes a field of a frame's header, and the checksum that makes it look right.
 pub(crate) fn forge(frame: &mut [u8], at: usize, field: &[u8]) {
     frame[at..at + field.len()].copy_from_slice(field);
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &frame[..60]) as u32;
+    let crc = crc32c(&frame[..60]);
     frame[60..64].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }

@@ -11,8 +11,17 @@ use crate::{
 pub(super) enum Cause {
     Direct { kind: FaultKind, culprits: Vec<u32>, seq: Option<u64>, detail: String },
     Disagreement { seq: u64, frame: Option<(u32, String)> },
-    Deadline { reporter: u32, seq: u64, waiting_for: Vec<u32> },
+    Deadline { seq: u64, reporters: BTreeSet<u32>, behind: Late },
     Link { reporter: u32, peer: u32, seq: u64, why: String },
+}
+
+/// One whose time is over.
+#[derive(Debug, PartialEq)]
+pub(super) struct Late {
+    pub(super) reporter: u32,
+    pub(super) waiting_for: Vec<u32>,
+    /// Segments that it has.
+    pub(super) received: u64,
 }
 
 impl Cause {
@@ -29,6 +38,20 @@ impl Cause {
             Self::Direct { .. } => 2,
             Self::Disagreement { .. } => 1,
             Self::Deadline { .. } | Self::Link { .. } => 0,
+        }
+    }
+
+    /// Takes in what weighs no more. Of those whose time is over in one operation, the one that is furthest behind waits
+    /// for what the others wait for through it.
+    pub(super) fn add(&mut self, other: Self) {
+        if let Self::Deadline { seq, reporters, behind } = self
+            && let Self::Deadline { seq: also, reporters: others, behind: other } = other
+            && *seq == also
+        {
+            reporters.extend(others);
+            if other.received < behind.received {
+                *behind = other;
+            }
         }
     }
 
@@ -56,9 +79,10 @@ impl Cause {
                     detail,
                 }
             }
-            Suspicion::Deadline { seq, waiting_for } => {
+            Suspicion::Deadline { seq, waiting_for, received } => {
                 let peers: BTreeSet<u32> = waiting_for.into_iter().map(known).collect::<Result<_, _>>()?;
-                Self::Deadline { reporter, seq, waiting_for: peers.into_iter().collect() }
+                let behind = Late { reporter, waiting_for: peers.into_iter().collect(), received };
+                Self::Deadline { seq, reporters: [reporter].into(), behind }
             }
         })
     }

@@ -1,6 +1,7 @@
 //! Every rule, without a thread or a clock.
 
 use super::{super::tests::roster, *};
+use crate::transport::simulated::Dice;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -129,7 +130,11 @@ fn corrupt(peer: u32, seq: u64) -> Event {
 }
 
 fn deadline(seq: u64, waiting_for: &[u32]) -> Event {
-    Event::Suspect(Suspicion::Deadline { seq, waiting_for: waiting_for.into() })
+    late(seq, waiting_for, 7)
+}
+
+fn late(seq: u64, waiting_for: &[u32], received: u64) -> Event {
+    Event::Suspect(Suspicion::Deadline { seq, waiting_for: waiting_for.into(), received })
 }
 
 #[test]
@@ -395,10 +400,12 @@ fn past_the_deadline_the_missing_are_blamed_and_never_the_waiter() {
 fn past_the_deadline_with_all_there_the_network_is_blamed() {
     let mut court = Court::in_op(4, 9);
     court.say(1, deadline(9, &[0, 0]));
+    court.pass(INQUIRY);
     let fault = court.expect(FaultKind::Stalled, &[0]);
     assert!(fault.detail.contains("not all data reached rank 1 within 300s"), "{fault}");
     let mut court = Court::in_op(4, 9);
     court.say(1, deadline(9, &[]));
+    court.pass(INQUIRY);
     court.expect(FaultKind::Stalled, &[1]);
 }
 
@@ -409,7 +416,32 @@ fn past_the_deadline_old_standings_do_not_count() {
     // It came since its last heartbeat.
     court.answers.insert(2, (within(9, 1), Some(1)));
     court.say(1, deadline(9, &[0]));
+    court.pass(INQUIRY);
     court.expect(FaultKind::Stalled, &[0]);
+}
+
+/// In a ring whose link from 1 to 2 is dead, everybody waits for its predecessor; rank 2 began to first.
+#[test]
+fn past_the_deadline_the_one_furthest_behind_knows_for_whom_all_wait() {
+    let reports = [(0, 3, 12), (2, 1, 4), (1, 0, 16), (3, 2, 8)];
+    for turn in 0..reports.len() {
+        let mut court = Court::in_op(4, 9);
+        for (rank, previous, received) in reports.iter().cycle().skip(turn).take(4) {
+            court.expect_peace();
+            court.say(*rank, late(9, &[*previous], *received));
+        }
+        let fault = court.expect(FaultKind::Stalled, &[1]);
+        assert!(fault.detail.contains("not all data reached rank 2 within 300s"), "{fault}");
+    }
+    // One that has its result, and one that was too late to say so, are not waited for; another operation is none of this.
+    let mut court = Court::in_op(4, 9);
+    court.idle(1, 9);
+    court.say(0, late(9, &[3], 5));
+    court.say(2, late(10, &[1], 1));
+    court.say(3, late(9, &[2], 4));
+    court.expect_peace();
+    court.pass(INQUIRY);
+    court.expect(FaultKind::Stalled, &[2]);
 }
 
 #[test]
@@ -417,6 +449,7 @@ fn past_the_deadline_a_better_cause_counts() {
     let mut court = Court::in_op(3, 9);
     court.answers.insert(2, (idle(9), Some(2)));
     court.say(1, deadline(9, &[2]));
+    court.pass(INQUIRY);
     court.expect(FaultKind::Mismatch, &[2]);
     let mut court = Court::in_op(3, 8);
     court.say(2, done(8));
@@ -520,32 +553,23 @@ fn rank_0_accepts_that_it_was_given_up() {
     assert_eq!(court.verdict, Some(verdict));
 }
 
-/// SplitMix64: Steele, Lea, Flood 2014.
-fn draw(state: &mut u64, below: usize) -> usize {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) % below as u64) as usize
-}
-
 #[test]
 fn any_order_of_reports_comes_to_one_verdict_and_a_death_is_never_taken_for_a_lost_connection() {
     const RANKS: u32 = 6;
     for seed in 0..3000 {
-        let mut state = seed;
+        let mut dice = Dice(seed);
         let mut court = Court::in_op(RANKS, 9);
-        let dead = draw(&mut state, RANKS as usize - 1) as u32 + 1;
+        let dead = dice.below(RANKS as usize - 1) as u32 + 1;
         // Both neighbours in the ring, and those whom their ends made stumble.
         let mut events = vec![(dead, lost())];
         for rank in (0..RANKS).filter(|rank| *rank != dead) {
-            if rank.abs_diff(dead) == 1 || draw(&mut state, 2) == 0 {
+            if rank.abs_diff(dead) == 1 || dice.below(2) == 0 {
                 events.push((rank, link_broke(dead, 9)));
             }
-            if draw(&mut state, 3) == 0 {
+            if dice.below(3) == 0 {
                 events.push((rank, link_broke((rank + 1) % RANKS, 9)));
             }
-            if draw(&mut state, 3) == 0 {
+            if dice.below(3) == 0 {
                 court.answers.remove(&rank);
             }
         }
@@ -553,9 +577,9 @@ fn any_order_of_reports_comes_to_one_verdict_and_a_death_is_never_taken_for_a_lo
         // All of it within the grace of the first.
         let gap = GRACE / (events.len() as u32 + 1);
         while !events.is_empty() {
-            let (rank, event) = events.swap_remove(draw(&mut state, events.len()));
+            let (rank, event) = events.swap_remove(dice.below(events.len()));
             court.say(rank, event);
-            court.now += gap.mul_f64(draw(&mut state, 100) as f64 / 100.0);
+            court.now += gap.mul_f64(dice.below(100) as f64 / 100.0);
             let decision = court.judge.tick(court.now);
             court.take(decision);
         }
@@ -568,20 +592,20 @@ fn any_order_of_reports_comes_to_one_verdict_and_a_death_is_never_taken_for_a_lo
 #[test]
 fn whatever_is_said_there_is_at_most_one_verdict_and_it_comes_in_time() {
     for seed in 0..3000 {
-        let mut state = seed;
+        let mut dice = Dice(seed);
         let mut court = Court::in_op(4, 9);
         let mut suspected = false;
-        for _ in 0..draw(&mut state, 12) + 1 {
-            let rank = draw(&mut state, 4) as u32;
-            let peer = draw(&mut state, 5) as u32;
-            let seq = 8 + draw(&mut state, 3) as u64;
-            let event = match draw(&mut state, 8) {
+        for _ in 0..dice.below(12) + 1 {
+            let rank = dice.below(4) as u32;
+            let peer = dice.below(5) as u32;
+            let seq = 8 + dice.below(3) as u64;
+            let event = match dice.below(8) {
                 0 => link_broke(peer, seq),
                 1 => mismatch(peer, seq),
                 2 => corrupt(peer, seq),
                 3 => deadline(seq, &[peer]),
                 4 => done(seq),
-                5 => Event::Heartbeat(within(seq, 1 + draw(&mut state, 2) as u64)),
+                5 => Event::Heartbeat(within(seq, 1 + dice.below(2) as u64)),
                 6 => lost(),
                 _ => Event::Heartbeat(idle(seq)),
             };
@@ -590,7 +614,7 @@ fn whatever_is_said_there_is_at_most_one_verdict_and_it_comes_in_time() {
                 && matches!(event, Event::Suspect(_) | Event::Lost { .. });
             // `Court::take` asserts that nothing follows a verdict.
             court.say(rank, event);
-            court.pass(Duration::from_millis(draw(&mut state, 400) as u64));
+            court.pass(Duration::from_millis(dice.below(400) as u64));
         }
         court.pass(timeouts().silence + GRACE + HEARTBEAT);
         assert!(court.verdict.is_some() || !suspected, "seed {seed}: no verdict");

@@ -12,44 +12,33 @@ use super::*;
 use crate::{
     rendezvous::{
         gather::Joined,
-        hello::{BadHello, CHALLENGE_BYTES, Challenge, HELLO_BYTES, Hello, Purpose, Verdict},
+        hello::{BadHello, CHALLENGE_BYTES, Challenge, HELLO_BYTES, Hello, PROTOCOL, Purpose, Verdict},
         message::{Answer, Join, MAX_JOIN_BYTES},
         proof::{Key, Side, Transcript},
         reception::Expecting,
         stranger::{Next, Stranger},
     },
-    transport::Shutter,
+    transport::{Shutter, simulated::Dice},
+    wire::envelope,
 };
 
-/// Marsaglia's xorshift (2003): the same every time.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-
-    /// A few bytes changed, cut out, doubled or added.
-    fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut out = bytes.to_vec();
-        for _ in 0..1 + self.below(4) {
-            let at = self.below(out.len().max(1));
-            match self.below(5) {
-                0 if !out.is_empty() => out[at] ^= 1 << self.below(8),
-                1 if !out.is_empty() => out[at] = self.below(256) as u8,
-                2 => out.truncate(at),
-                3 => {
-                    let tail = out[at.min(out.len())..].to_vec();
-                    out.extend(tail);
-                }
-                _ => out.insert(at.min(out.len()), b"[]{}\":,\\-9e"[self.below(11)]),
+/// A few bytes changed, cut out, doubled or added.
+fn mutate(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    for _ in 0..1 + dice.below(4) {
+        let at = dice.below(out.len().max(1));
+        match dice.below(5) {
+            0 if !out.is_empty() => out[at] ^= 1 << dice.below(8),
+            1 if !out.is_empty() => out[at] = dice.below(256) as u8,
+            2 => out.truncate(at),
+            3 => {
+                let tail = out[at.min(out.len())..].to_vec();
+                out.extend(tail);
             }
+            _ => out.insert(at.min(out.len()), b"[]{}\":,\\-9e"[dice.below(11)]),
         }
-        out
     }
+    out
 }
 
 fn hello() -> Hello {
@@ -90,8 +79,8 @@ fn first_messages_come_back() {
         assert_eq!(Verdict::decode(&verdict.encode()), Ok(verdict));
     }
     let mut newer = hello().encode();
-    newer[8] = 2;
-    assert_eq!(Hello::decode(&newer), Err(BadHello::Version(2)));
+    newer[8] += 1;
+    assert_eq!(Hello::decode(&newer), Err(BadHello::Version(PROTOCOL + 1)));
 }
 
 /// A bit of a hello that is flipped is refused, or it is another hello: nothing is ignored.
@@ -138,7 +127,7 @@ fn mutated_messages_are_no_trouble() {
     let answers = answers.map(|answer| serde_json::to_vec(&answer).unwrap());
     let (mut num_good, mut num_bad) = (0, 0);
     for _ in 0..20_000 {
-        match Join::decode(&dice.mutate(&join_text)) {
+        match Join::decode(&mutate(&join_text, &mut dice)) {
             Ok(join) => {
                 num_good += 1;
                 assert!(join.member.host.len() <= 255 && !join.member.host.contains(char::is_control));
@@ -150,16 +139,16 @@ fn mutated_messages_are_no_trouble() {
             Err(_) => num_bad += 1,
         }
         for answer in &answers {
-            let _ = message::decode::<Answer>(&dice.mutate(answer));
+            let _ = message::decode::<Answer>(&mutate(answer, &mut dice));
         }
     }
     assert!(num_good > 100 && num_bad > 100, "{num_good} {num_bad}");
     // As deep as it gets.
     assert!(Join::decode(&b"[".repeat(MAX_JOIN_BYTES)).is_err());
     for length in [MAX_JOIN_BYTES as u32 + 1, u32::MAX, 1 << 31] {
-        assert_eq!(message::body_length(length.to_le_bytes(), MAX_JOIN_BYTES), None);
+        assert_eq!(envelope::body_length(length.to_le_bytes(), MAX_JOIN_BYTES), None);
     }
-    assert_eq!(message::body_length([0, 0, 1, 0], MAX_JOIN_BYTES), Some(MAX_JOIN_BYTES));
+    assert_eq!(envelope::body_length([0, 0, 1, 0], MAX_JOIN_BYTES), Some(MAX_JOIN_BYTES));
 }
 
 /// A connection that brings given bytes in pieces, and takes a few at a time.
@@ -208,7 +197,7 @@ fn no_stranger_talks_its_way_in() {
     words.extend(message::encode(&join(1, "a"), MAX_JOIN_BYTES).unwrap());
     let mut num_challenged = 0;
     for round in 0..5_000 {
-        let words = if round == 0 { words.clone() } else { dice.mutate(&words) };
+        let words = if round == 0 { words.clone() } else { mutate(&words, &mut dice) };
         let mut stranger = Stranger::new();
         let mut pipe = Played { brings: words.into(), took: Vec::new(), dice: &mut dice };
         let complaint = loop {

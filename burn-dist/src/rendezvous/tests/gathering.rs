@@ -3,6 +3,7 @@
 use std::net::TcpStream;
 
 use super::*;
+use crate::wire::envelope;
 
 /// What all of `ranks` are told; rank 0 first. Everybody must be told the same.
 fn told(ranks: Vec<(Identity, Config)>) -> String {
@@ -206,26 +207,18 @@ fn those_without_a_connection_are_named() {
     let mut meetings = job(3, &config(), &said);
     let _absent = meetings.remove(1);
     let deadline = Instant::now() + Duration::from_millis(300);
-    thread::scope(|scope| {
-        let ranks: Vec<_> = meetings
-            .into_iter()
-            .map(|mut meeting| {
-                scope.spawn(move || {
-                    let me = meeting.rank.index() as u32;
-                    let wanted: Vec<_> = (0..3)
-                        .filter(|peer| *peer != me)
-                        .flat_map(|peer| [0, 1].map(|stream| LinkId { peer, stream }))
-                        .collect();
-                    meeting.connect_links(&wanted, deadline).err().unwrap().to_string()
-                })
-            })
+    let errors = each(meetings, |mut meeting| {
+        let me = meeting.rank.index() as u32;
+        let wanted: Vec<_> = (0..3)
+            .filter(|peer| *peer != me)
+            .flat_map(|peer| [0, 1].map(|stream| LinkId { peer, stream }))
             .collect();
-        for rank in ranks {
-            let error = rank.join().unwrap();
-            assert!(error.contains("rank 1 on ") && error.contains("2 missing"), "{error}");
-            assert!(!error.contains("rank 2 on") && !error.contains("rank 0 on"), "{error}");
-        }
+        meeting.connect_links(&wanted, deadline).err().unwrap().to_string()
     });
+    for error in errors {
+        assert!(error.contains("rank 1 on ") && error.contains("2 missing"), "{error}");
+        assert!(!error.contains("rank 2 on") && !error.contains("rank 0 on"), "{error}");
+    }
 }
 
 #[test]
@@ -234,21 +227,13 @@ fn a_rank_that_dies_while_connecting_is_named_to_all() {
     let mut meetings = job(3, &config(), &said);
     drop(meetings.remove(1));
     let begin = Instant::now();
-    thread::scope(|scope| {
-        let ranks: Vec<_> = meetings
-            .into_iter()
-            .map(|mut meeting| {
-                scope.spawn(move || {
-                    let wanted = [LinkId { peer: 1, stream: 0 }];
-                    meeting.connect_links(&wanted, soon()).err().unwrap().to_string()
-                })
-            })
-            .collect();
-        for rank in ranks {
-            let error = rank.join().unwrap();
-            assert!(error.contains("rank 1 on ") && error.contains("went away"), "{error}");
-        }
+    let errors = each(meetings, |mut meeting| {
+        let wanted = [LinkId { peer: 1, stream: 0 }];
+        meeting.connect_links(&wanted, soon()).err().unwrap().to_string()
     });
+    for error in errors {
+        assert!(error.contains("rank 1 on ") && error.contains("went away"), "{error}");
+    }
     assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
@@ -260,7 +245,7 @@ fn a_verdict_reaches_a_rank_that_still_connects() {
     let mut last = meetings.pop().unwrap();
     let ControlLinks::Hub(mut links) = meetings.remove(0).control else { panic!("rank 0 has all others") };
     let mut say = |json: &str| {
-        let frame = [&(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
+        let frame = envelope::enclose(json.as_bytes(), 1000).unwrap();
         let patience = Patience::until(soon());
         send(links[1].1.as_mut(), &frame, patience).unwrap();
     };

@@ -62,58 +62,53 @@ fn bulk_goes_both_ways_under_tls() {
     let bytes_of =
         |rank: u32| (0..8_000_003_u32).map(|at| (at.wrapping_mul(2 * rank + 3) >> 7) as u8).collect();
     let bytes: [Vec<u8>; 2] = [bytes_of(0), bytes_of(1)];
-    thread::scope(|scope| {
-        for mut meeting in meetings {
-            let bytes = &bytes;
-            scope.spawn(move || {
-                let me = meeting.rank.index();
-                let id = LinkId { peer: 1 - me as u32, stream: 0 };
-                let (_, mut pipe) = meeting.connect_links(&[id], soon()).unwrap().pop().unwrap();
-                let (mut sent, mut got, mut kept_some) = (0, Vec::<u8>::new(), false);
-                let mut piece = vec![0; 5001];
-                while sent < bytes[me].len() || pipe.holds_bytes() || got.len() < bytes[1 - me].len() {
-                    let mut moved = false;
-                    if sent < bytes[me].len() {
-                        let end = (sent + 70_001).min(bytes[me].len());
-                        let middle = sent + (end - sent) / 3;
-                        let parts = [&bytes[me][sent..middle], &bytes[me][middle..end]];
-                        match pipe.write(&parts.map(std::io::IoSlice::new)) {
-                            Ok(written) => (sent, moved) = (sent + written, true),
-                            Err(error) => assert!(is_for_later(&error), "{error}"),
-                        }
-                    } else if let Err(error) = pipe.flush() {
-                        assert!(is_for_later(&error), "{error}");
-                    }
-                    match pipe.read(&mut piece) {
-                        Ok(read) => {
-                            assert_ne!(read, 0);
-                            got.extend(&piece[..read]);
-                            moved = true;
-                            kept_some |= pipe.has_bytes();
-                        }
-                        Err(error) => {
-                            assert!(is_for_later(&error), "{error}");
-                            assert!(!pipe.has_bytes());
-                        }
-                    }
-                    if !moved {
-                        use rustix::event::{PollFd, PollFlags};
-                        let fd = pipe.fd().unwrap();
-                        let mut flags = PollFlags::IN;
-                        flags.set(PollFlags::OUT, sent < bytes[me].len() || pipe.holds_bytes());
-                        wait(&mut [PollFd::from_borrowed_fd(fd, flags)], Duration::from_secs(60)).unwrap();
-                    }
+    each(meetings, |mut meeting| {
+        let me = meeting.rank.index();
+        let id = LinkId { peer: 1 - me as u32, stream: 0 };
+        let (_, mut pipe) = meeting.connect_links(&[id], soon()).unwrap().pop().unwrap();
+        let (mut sent, mut got, mut kept_some) = (0, Vec::<u8>::new(), false);
+        let mut piece = vec![0; 5001];
+        while sent < bytes[me].len() || pipe.holds_bytes() || got.len() < bytes[1 - me].len() {
+            let mut moved = false;
+            if sent < bytes[me].len() {
+                let end = (sent + 70_001).min(bytes[me].len());
+                let middle = sent + (end - sent) / 3;
+                let parts = [&bytes[me][sent..middle], &bytes[me][middle..end]];
+                match pipe.write(&parts.map(std::io::IoSlice::new)) {
+                    Ok(written) => (sent, moved) = (sent + written, true),
+                    Err(error) => assert!(is_for_later(&error), "{error}"),
                 }
-                assert!(got == bytes[1 - me] && kept_some);
-                // An end without a farewell is an end.
-                if me == 0 {
-                    return;
+            } else if let Err(error) = pipe.flush() {
+                assert!(is_for_later(&error), "{error}");
+            }
+            match pipe.read(&mut piece) {
+                Ok(read) => {
+                    assert_ne!(read, 0);
+                    got.extend(&piece[..read]);
+                    moved = true;
+                    kept_some |= pipe.has_bytes();
                 }
-                let patience = Patience::until(soon());
-                let error = receive(pipe.as_mut(), &mut [0], patience).unwrap_err();
-                assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
-            });
+                Err(error) => {
+                    assert!(is_for_later(&error), "{error}");
+                    assert!(!pipe.has_bytes());
+                }
+            }
+            if !moved {
+                use rustix::event::{PollFd, PollFlags};
+                let fd = pipe.fd().unwrap();
+                let mut flags = PollFlags::IN;
+                flags.set(PollFlags::OUT, sent < bytes[me].len() || pipe.holds_bytes());
+                wait(&mut [PollFd::from_borrowed_fd(fd, flags)], Duration::from_secs(60)).unwrap();
+            }
         }
+        assert!(got == bytes[1 - me] && kept_some);
+        // An end without a farewell is an end.
+        if me == 0 {
+            return;
+        }
+        let patience = Patience::until(soon());
+        let error = receive(pipe.as_mut(), &mut [0], patience).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
     });
 }
 
