@@ -294,7 +294,7 @@ fn what_cannot_be_planned_is_one_clear_line() {
         (with(&["--throughput", "nowhere.toml"]), 1, "cannot read nowhere.toml"),
         (with(&["--price=-1"]), 2, "price -1: expected US dollars"),
         (
-            with(&["--set", "phase.0.data=96"]),
+            with(&["--set", "phase.0.data='96'"]),
             2,
             "phase 1: cluster h100-400g: a phase reads the pictures `96`",
         ),

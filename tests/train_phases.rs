@@ -37,7 +37,8 @@ fn photos(folder: &Path) -> Option<PathBuf> {
         return None;
     }
     let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
-    let files = archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.header().entry_type().is_file());
+    let files =
+        archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.header().entry_type().is_file());
     for (index, mut file) in files.take(NUM_TRAIN + NUM_VAL).enumerate() {
         let part = if index < NUM_TRAIN { "train" } else { "val" };
         let class = folder.join(part).join(format!("class{}", index % NUM_CLASSES));
@@ -61,10 +62,17 @@ fn launch(world: usize, data: &Path, run: &Path) -> Child {
     );
     let nproc = world.to_string();
     let restarts = NUM_KILLS.to_string();
-    let words = ["launch", "--nproc", &nproc, "--max-restarts", &restarts, "--", "train", "--preset", "photos"];
+    let words =
+        ["launch", "--nproc", &nproc, "--max-restarts", &restarts, "--", "train", "--preset", "photos"];
     let places = ["--data", &word(data), "--out", &word(run)].map(String::from);
-    let recipe =
-        sets(&["seed=5", "model.depth=8", "model.width=4", "data.num_workers=1", "checkpoint.every_steps=3", &phases]);
+    let recipe = sets(&[
+        "seed=5",
+        "model.depth=8",
+        "model.width=4",
+        "data.num_workers=1",
+        "checkpoint.every_steps=3",
+        &phases,
+    ]);
     command(words.map(String::from).into_iter().chain(places).chain(recipe)).spawn().unwrap()
 }
 
@@ -78,7 +86,8 @@ fn ranks(launcher: &Child) -> Vec<Pid> {
 
 fn has_row(run: &Path, step: u64) -> bool {
     let rows = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
-    rows.lines().any(|row| row.starts_with("{\"event\":\"step\"") && row.contains(&format!("\"step\":{step},")))
+    rows.lines()
+        .any(|row| row.starts_with("{\"event\":\"step\"") && row.contains(&format!("\"step\":{step},")))
 }
 
 /// Ten different steps in order.

@@ -1,6 +1,6 @@
 //! A kind of machine and the program that runs on it, as `clusters/*.toml` or a file of the user's describes it.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{ForecastError, Network, Throughput, wrong};
 
@@ -13,13 +13,12 @@ const KINDS: &[(&str, &str)] = &[
 ];
 
 /// Machines that are all alike, and what runs on them. How many there are is the job's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kind {
     /// What it is called.
     pub name: String,
     /// The name of its price, if the program knows one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<String>,
     /// A machine.
     pub machine: Machine,
@@ -31,12 +30,11 @@ pub struct Kind {
     #[serde(default)]
     pub program: Program,
     /// How fast a rank's device is.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub throughput: Option<Throughput>,
 }
 
 /// One machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
     /// Ranks, one a GPU.
@@ -44,12 +42,11 @@ pub struct Machine {
     /// Processor cores. Two threads of one core share it: each goes half as fast.
     pub cores: u32,
     /// What its disks give in megabytes a second; absent where the pictures are in memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_mb_per_s: Option<f64>,
 }
 
 /// How pictures become batches.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// Workers of a rank.
@@ -65,7 +62,7 @@ pub struct Input {
 }
 
 /// What a worker takes at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// A whole batch, as PyTorch's DataLoader does: the first one is as late as one worker makes it.
@@ -75,7 +72,7 @@ pub enum Unit {
 }
 
 /// A stored form of the data set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pictures {
     /// `full`, or the folder of a copy of another size.
@@ -87,7 +84,7 @@ pub struct Pictures {
 }
 
 /// What a program costs beside its steps.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Program {
     /// Seconds from the start of the processes to that of the run's clock: libraries, network, data sets.
@@ -107,7 +104,7 @@ pub struct Program {
 }
 
 /// The least batch of an evaluation at one size.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
     /// Side of the images, in pixels.

@@ -1,12 +1,12 @@
 //! The time of one all-reduce, by the two ways that gradients go: one ring through all ranks, or rings inside the
 //! machines and between them. Costs of Patarasuk and Yuan 2009; see `burn-dist`'s `collective` for the algorithms.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{ForecastError, kind::in_range};
 
 /// What is between ranks, and how gradients go over it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Which way gradients go.
@@ -25,14 +25,14 @@ pub struct Network {
     pub local_latency_us: f64,
     /// Bytes of a gradient's value on the way: 4, or 2 in half precision.
     pub value_bytes: u32,
-    /// Bytes of the first bucket.
+    /// Bytes of the first bucket, and of the last.
     pub first_bucket_bytes: u64,
     /// Bytes of every other one.
     pub bucket_bytes: u64,
 }
 
 /// Which way gradients go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// One ring through all ranks, machine by machine: NCCL's of 2018.

@@ -212,8 +212,8 @@ impl Run<'_> {
     /// One epoch with its evaluation.
     fn epoch(&mut self, phase: &JobPhase, train: Batches, world_size: u64) -> Result<Times, ForecastError> {
         let program = &self.kind.program;
-        let mut times = Times::default();
-        times.start_s = self.unless(Lever::Start, program.epoch_start_s);
+        let start_s = self.unless(Lever::Start, program.epoch_start_s);
+        let mut times = Times { start_s, ..Times::default() };
         let mut now = times.start_s;
         let mut loader = self.loader(phase, train, phase.size, now)?;
         for step in 0..train.count {
