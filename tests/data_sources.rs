@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+mod common;
+
+use std::{fs, io::Write, path::Path, sync::Arc};
 
 use burn_sprint::data::{
     Channels, DataError, Location, Pair, Picture, SampleFault, Source, Split, open, open_pair, with_classes,
 };
+use common::shared;
 use flate2::{Compression, write::GzEncoder};
 
 fn at(path: &Path) -> Location {
@@ -468,15 +466,6 @@ fn the_embedded_set_is_whole() {
         assert_eq!(got, sum);
         assert!(counts.iter().all(|&n: &usize| n > num_images / 12), "{counts:?}");
     }
-}
-
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
-    if !path.exists() {
-        eprintln!("SKIP: {} is not there", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 /// 2,062 photos; the last fifth of every class held out.

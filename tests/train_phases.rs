@@ -17,7 +17,7 @@ use std::{
     process::Child,
 };
 
-use common::{Output, Random, assert_same_end, checkpoints, command, rows, sets, wait_until, word};
+use common::{Output, Random, assert_same_end, checkpoints, command, rows, sets, shared, wait_until, word};
 use rustix::process::{Pid, Signal, kill_process};
 
 const NUM_CLASSES: usize = 4;
@@ -31,12 +31,7 @@ const NUM_KILLS: usize = 10;
 
 /// Photos of mixed shapes dealt into classes, whatever they show, or a visible word that there are none.
 fn photos(folder: &Path) -> Option<PathBuf> {
-    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenet-200-jpeg.tar");
-    if !archive.exists() {
-        eprintln!("SKIP: imagenet-200-jpeg.tar is not there");
-        return None;
-    }
-    let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
+    let mut archive = tar::Archive::new(fs::File::open(shared("imagenet-200-jpeg.tar")?).unwrap());
     let files =
         archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.header().entry_type().is_file());
     for (index, mut file) in files.take(NUM_TRAIN + NUM_VAL).enumerate() {
@@ -109,8 +104,8 @@ fn killed_at_ten_steps_it_ends_as_if_it_had_not_been(world: usize) {
     let launcher = launch(world, &data, &run);
     for step in random_steps(&mut random) {
         wait_until("the run does not get on", || has_row(&run, step) && !ranks(&launcher).is_empty());
-        let ranks = ranks(&launcher);
-        let rank = ranks[random.below(ranks.len() as u64) as usize];
+        let alive = ranks(&launcher);
+        let rank = alive[random.below(alive.len() as u64) as usize];
         kill_process(rank, Signal::KILL).unwrap();
         wait_until("the rank is still there", || !ranks(&launcher).contains(&rank));
     }

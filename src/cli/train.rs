@@ -187,7 +187,11 @@ fn train_together(
         resume,
         stop: stop_on_signal(rank.is_main())?,
         progress: if rank.is_main() { ProgressMode::detect(HEARTBEAT_S) } else { ProgressMode::Silent },
+<<<<<<< HEAD
         info: info(&plan, comm),
+=======
+        info: info(&plan, rank.world_size(), now_s)?,
+>>>>>>> main
         now_s,
     })?;
     if rank.is_main() {
@@ -340,7 +344,11 @@ fn write_on_signal(recorder: Arc<FlightRecorder>, rank: Rank, folder: PathBuf) -
 }
 
 /// What the report says of program and machine.
+<<<<<<< HEAD
 fn info(plan: &Plan, comm: &Communicator) -> RunInfo {
+=======
+fn info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<RunInfo> {
+>>>>>>> main
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let environment = BTreeMap::from([
         ("program".to_owned(), format!("burn-sprint {}", env!("CARGO_PKG_VERSION"))),
@@ -348,9 +356,32 @@ fn info(plan: &Plan, comm: &Communicator) -> RunInfo {
         ("cores".to_owned(), cores.to_string()),
         ("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
     ]);
+<<<<<<< HEAD
     let cost_per_hour = plan.price.as_ref().map(|price| price.of(num_machines(comm), 3600.0).on_demand_usd);
     let dawn = DawnInfo { cost_per_hour, ..DawnInfo::default() };
     RunInfo { world_size: comm.rank().world_size().count() as u32, environment, dawn }
+=======
+    let dawn = dawn_info(plan, world_size, now_s)?;
+    Ok(RunInfo { world_size: world_size.count() as u32, environment, dawn })
+}
+
+/// What `dawn.json` says besides the run's rows; who ran it is left to be filled in.
+fn dawn_info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<DawnInfo> {
+    let TrainConfig { name, precision, optimizer, device, .. } = &plan.config;
+    let processes = if world_size == WorldSize::ONE { "process" } else { "processes" };
+    Ok(DawnInfo {
+        framework: format!("burn-sprint {}", env!("CARGO_PKG_VERSION")),
+        model: format!("ResNet-{}", plan.model.depth()),
+        hardware: format!("{world_size} {processes} on {device} ({})", std::env::consts::ARCH),
+        timestamp: run_folder::date(now_s),
+        misc: BTreeMap::from([
+            ("recipe".to_owned(), name.as_str().into()),
+            ("precision".to_owned(), serde_json::to_value(precision).map_err(Error::run)?),
+            ("optimizer".to_owned(), serde_json::to_value(optimizer).map_err(Error::run)?),
+        ]),
+        ..DawnInfo::default()
+    })
+>>>>>>> main
 }
 
 /// The result, on standard output; with what so many machines at a price cost.

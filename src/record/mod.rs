@@ -8,12 +8,15 @@ mod atomic;
 mod curve;
 mod dawn;
 mod error;
+mod events;
+mod log;
 mod metrics;
 mod phases;
 mod progress;
 mod recorder;
 mod report;
 mod series;
+mod tables;
 mod tensorboard;
 mod text;
 
@@ -21,9 +24,15 @@ pub use atomic::{write_atomic, write_dir_atomic};
 pub use curve::{curve_png, curve_svg};
 pub use dawn::{DawnInfo, DawnRow, dawn_json, dawn_rows, dawn_tsv, read_dawn_tsv, time_to_accuracy};
 pub use error::RecordError;
-pub use metrics::{EndReason, EndRow, EpochRow, MetricsLog, Moment, PhaseRow, Row, StepRow, read_rows};
+pub use events::{Content, Event, read_events};
+pub use log::{MetricsLog, read_rows};
+pub use metrics::{EndReason, EndRow, EpochRow, Moment, PhaseRow, Row, StepRow};
 pub use progress::{Progress, ProgressMode, Totals};
 pub use recorder::{Recorder, RunInfo};
 pub use report::{report_html, write_report};
+<<<<<<< HEAD
 pub use tensorboard::{Content, Event, TensorBoard, read_events};
 pub(crate) use text::learning_rate;
+=======
+pub use tensorboard::TensorBoard;
+>>>>>>> main

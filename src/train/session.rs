@@ -135,6 +135,8 @@ impl Session {
 
     /// Records an epoch after its evaluation, once all ranks have found that they still have the same network.
     pub(super) fn end_epoch(&mut self, run: &mut Run<'_>, accuracy: Accuracy) -> Result<()> {
+        // Nothing but the evaluation came after the epoch's last lap.
+        let eval_s = self.lap();
         let hash = self.ddp.verify_same(&self.model)?;
         let at = self.last_position(&run.plan.schedule);
         self.progress.epochs_done += 1;
@@ -155,6 +157,7 @@ impl Session {
             val_top1: Some(accuracy.top1),
             val_top5: Some(accuracy.top5),
             val_images: Some(accuracy.num_images),
+            eval_s: Some(eval_s),
             images_per_s: Some(totals.images as f64 / totals.train_s),
             data_wait_s: Some(totals.data_wait_s),
             comm_wait_s: run.among_many(totals.comm_wait_s),
@@ -180,6 +183,7 @@ impl Session {
             epochs: Some(run.plan.schedule.epochs_of(first.phase)),
             lr: Some(lr * scale),
             lr_end: Some(lr_end * scale),
+            momentum: Some(phase.momentum.unwrap_or(run.plan.config.optimizer.momentum)),
         }
     }
 
