@@ -219,7 +219,9 @@ fn a_measurement_can_be_used_again() {
             .map(String::from)
             .into();
     words.extend(sets(&TINY));
-    words.extend(sets(&["phase=[{epochs=1, size=28, batch_size=2, lr=0.1}, {epochs=1, size=28, batch_size=64, lr=0.1}]"]));
+    words.extend(sets(&[
+        "phase=[{epochs=1, size=28, batch_size=2, lr=0.1}, {epochs=1, size=28, batch_size=64, lr=0.1}]",
+    ]));
     let with = |more: &[&str]| sprint(words.iter().map(String::as_str).chain(more.iter().copied()));
     for device in ["flex", "ndarray"] {
         let measured = with(&["--measure", &file, "--device", device]).ok();

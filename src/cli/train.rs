@@ -187,11 +187,7 @@ fn train_together(
         resume,
         stop: stop_on_signal(rank.is_main())?,
         progress: if rank.is_main() { ProgressMode::detect(HEARTBEAT_S) } else { ProgressMode::Silent },
-<<<<<<< HEAD
-        info: info(&plan, comm),
-=======
-        info: info(&plan, rank.world_size(), now_s)?,
->>>>>>> main
+        info: info(&plan, comm, now_s)?,
         now_s,
     })?;
     if rank.is_main() {
@@ -344,11 +340,7 @@ fn write_on_signal(recorder: Arc<FlightRecorder>, rank: Rank, folder: PathBuf) -
 }
 
 /// What the report says of program and machine.
-<<<<<<< HEAD
-fn info(plan: &Plan, comm: &Communicator) -> RunInfo {
-=======
-fn info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<RunInfo> {
->>>>>>> main
+fn info(plan: &Plan, comm: &Communicator, now_s: f64) -> Result<RunInfo> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let environment = BTreeMap::from([
         ("program".to_owned(), format!("burn-sprint {}", env!("CARGO_PKG_VERSION"))),
@@ -356,12 +348,9 @@ fn info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<RunInfo> {
         ("cores".to_owned(), cores.to_string()),
         ("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
     ]);
-<<<<<<< HEAD
+    let world_size = comm.rank().world_size();
     let cost_per_hour = plan.price.as_ref().map(|price| price.of(num_machines(comm), 3600.0).on_demand_usd);
-    let dawn = DawnInfo { cost_per_hour, ..DawnInfo::default() };
-    RunInfo { world_size: comm.rank().world_size().count() as u32, environment, dawn }
-=======
-    let dawn = dawn_info(plan, world_size, now_s)?;
+    let dawn = DawnInfo { cost_per_hour, ..dawn_info(plan, world_size, now_s)? };
     Ok(RunInfo { world_size: world_size.count() as u32, environment, dawn })
 }
 
@@ -381,7 +370,6 @@ fn dawn_info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<DawnInfo>
         ]),
         ..DawnInfo::default()
     })
->>>>>>> main
 }
 
 /// The result, on standard output; with what so many machines at a price cost.

@@ -30,9 +30,5 @@ pub use metrics::{EndReason, EndRow, EpochRow, Moment, PhaseRow, Row, StepRow};
 pub use progress::{Progress, ProgressMode, Totals};
 pub use recorder::{Recorder, RunInfo};
 pub use report::{report_html, write_report};
-<<<<<<< HEAD
-pub use tensorboard::{Content, Event, TensorBoard, read_events};
-pub(crate) use text::learning_rate;
-=======
 pub use tensorboard::TensorBoard;
->>>>>>> main
+pub(crate) use text::learning_rate;
