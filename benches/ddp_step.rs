@@ -12,7 +12,10 @@ use burn_dist::{
     measure::Timing,
 };
 use burn_resnet::{Depth, ResNet, ResNetConfig};
-use burn_sprint::{config::OptimizerConfig, train};
+use burn_sprint::{
+    config::OptimizerConfig,
+    train::{self, StepConfig},
+};
 use serde_json::json;
 
 /// The allocator of the program `sprint`.
@@ -65,7 +68,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
     let batch = || (images.clone(), targets.clone());
     let settings = DataParallelConfig { buckets, ..DataParallelConfig::default() };
     // A rate at which nothing moves far: what is timed is the work.
-    let (lr, smoothing, micro_batches) = (1e-4, 0.0, 1);
+    let (lr, config) = (1e-4, StepConfig::new(&optimizer, 1.0));
 
     let (mut together, mut model_together) = {
         let model = model()?;
@@ -73,8 +76,8 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
         DataParallel::staged(comm.clone(), model, &segments, settings)?
     };
     let (mut alone, mut model_alone) = DataParallel::new(Communicator::single(), model()?, settings)?;
-    let mut sgd_together = train::Sgd::new(&optimizer, &model_together);
-    let mut sgd_alone = train::Sgd::new(&optimizer, &model_alone);
+    let mut sgd_together = train::Optimizer::new(&optimizer, &model_together);
+    let mut sgd_alone = train::Optimizer::new(&optimizer, &model_alone);
     let num_params = model_alone.config().num_params() as usize;
 
     // In turns, so that drift meets all alike; all ranks begin together, and the slower one's time counts.
@@ -87,8 +90,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
     for turn in 0..repeats + 2 {
         comm.barrier()?;
         let started = Instant::now();
-        let result =
-            train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, smoothing, micro_batches)?;
+        let result = train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, config)?;
         result.loss.into_scalar::<f32>();
         let of_compute = slowest(started.elapsed().as_secs_f64())?;
 
@@ -111,15 +113,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
 
         comm.barrier()?;
         let started = Instant::now();
-        let result = train::step(
-            &mut model_together,
-            &mut sgd_together,
-            &mut together,
-            batch(),
-            lr,
-            smoothing,
-            micro_batches,
-        )?;
+        let result = train::step(&mut model_together, &mut sgd_together, &mut together, batch(), lr, config)?;
         let comm_wait_s = result.comm_wait_s;
         result.loss.into_scalar::<f32>();
         let of_step = slowest(started.elapsed().as_secs_f64())?;

@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let crop = classifier.about.transform();
     let geometry = crop.plan(picture.width(), picture.height(), &mut Stream::of_order(0, 0));
     let mut pixels = vec![0; size * size * channels.count()];
-    Stage::default().apply(&geometry, &picture, size, channels, &mut pixels);
+    Stage::default().apply(&geometry, &picture, crop.shape(), channels, &mut pixels);
     let normalizer = Normalizer::new(&classifier.about.normalization, &device);
     let images = normalizer.images(&pixels, [1, size, size, channels.count()]);
     let probabilities = softmax(classifier.model.forward(images), 1).into_data();

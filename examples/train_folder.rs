@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use burn_dist::{Communicator, WorldSize};
 use burn_sprint::{
     config::{DataFacts, Plan, Sources},
-    data::{Location, open_pair},
+    data::{Copies, Location},
     record::{ProgressMode, RunInfo},
     train::{Job, Stop, run},
 };
@@ -26,8 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let config = sources.resolve()?;
     let pictures = config.data.path.clone().map_or(Location::Embedded, Location::Path);
-    let data = open_pair(&pictures, None, config.data.val_fraction)?;
-    let plan = Plan::new(config, DataFacts::of(&data.train), WorldSize::ONE)?;
+    let data = Copies::open(&pictures, None, config.data.val_fraction)?;
+    let plan = Plan::new(config, DataFacts::of(&data.main().train), WorldSize::ONE)?;
     let job = Job {
         plan: &plan,
         data: &data,
@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         comm: Communicator::single(),
         out: &scratch.path().join("run"),
         resume: false,
+        rehearse: false,
         stop: &Stop::new(),
         progress: ProgressMode::detect(10.0),
         info: RunInfo::default(),

@@ -2,7 +2,12 @@
 //!
 //! Messages are one line, lower-case, and say what was expected, what came and what to do.
 
-use std::{fmt, io, path::Path};
+use std::{
+    fmt, io,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use burn_dist::DistError;
 use burn_resnet::weights::WeightsError;
@@ -72,6 +77,23 @@ pub enum Error {
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What `work` returns, or the first line of its panic, which is not shown: the libraries of devices panic where another
+/// would return an error.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    /// The hook is the whole process', and ranks may be threads of one.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    panic::set_hook(hook);
+    outcome.map_err(|cause| {
+        let text = cause.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| cause.downcast_ref::<&str>().copied());
+        text.and_then(|text| text.lines().next()).unwrap_or("no reason given").to_owned()
+    })
+}
 
 impl Error {
     /// Words that cannot be followed.

@@ -25,14 +25,14 @@
 //! use burn::tensor::Device;
 //! use burn_dist::{Communicator, WorldSize};
 //! use burn_sprint::config::{DataFacts, Plan, Sources};
-//! use burn_sprint::data::{Location, open_pair};
+//! use burn_sprint::data::{Copies, Location};
 //! use burn_sprint::record::{ProgressMode, RunInfo};
 //! use burn_sprint::train::{Job, Stop, run};
 //!
 //! let set = ["phase.0.epochs=1", "phase.1.epochs=1", "model.width=8"].map(String::from).to_vec();
 //! let config = Sources { set, ..Sources::default() }.resolve()?;
-//! let data = open_pair(&Location::Embedded, None, config.data.val_fraction)?;
-//! let plan = Plan::new(config, DataFacts::of(&data.train), WorldSize::ONE)?;
+//! let data = Copies::open(&Location::Embedded, None, config.data.val_fraction)?;
+//! let plan = Plan::new(config, DataFacts::of(&data.main().train), WorldSize::ONE)?;
 //! let outcome = run(Job {
 //!     plan: &plan,
 //!     data: &data,
@@ -40,6 +40,7 @@
 //!     comm: Communicator::single(),
 //!     out: "runs/example".as_ref(),
 //!     resume: false,
+//!     rehearse: false,
 //!     stop: &Stop::new(),
 //!     progress: ProgressMode::detect(10.0),
 //!     info: RunInfo::default(),

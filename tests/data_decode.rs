@@ -4,7 +4,11 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use burn_sprint::data::{Channels, Picture, SampleFault, decode::decode, picture::MAX_PIXELS};
+use burn_sprint::data::{
+    Channels, Picture, SampleFault,
+    decode::{decode, dimensions},
+    picture::MAX_PIXELS,
+};
 use safetensors::SafeTensors;
 
 fn fixtures() -> PathBuf {
@@ -94,6 +98,20 @@ fn exif_orientation_is_ignored() {
     let (plain, rotated) =
         (decoded(&file("jpeg_420.jpg")).unwrap(), decoded(&file("jpeg_exif_rotated.jpg")).unwrap());
     assert_eq!(plain, rotated);
+}
+
+/// Headers tell the size that decoding gives, turned or not; of a file cut anywhere they tell it or nothing.
+#[test]
+fn headers_tell_the_size() {
+    for (name, whole) in files() {
+        let picture = decoded(&whole).unwrap();
+        let expected = (picture.width(), picture.height());
+        assert_eq!(dimensions(&whole).unwrap(), expected, "{name}");
+        let cut = (0..whole.len()).filter_map(|len| dimensions(&whole[..len]).ok());
+        assert_eq!(cut.filter(|&got| got != expected).count(), 0, "{name}");
+    }
+    let scan = file("jpeg_420.jpg").windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
+    assert_eq!(dimensions(&file("jpeg_420.jpg")[..scan + 20]).unwrap(), (37, 29));
 }
 
 /// No picture is made up for data that are missing: a file cut anywhere is refused, or has lost no pixel.

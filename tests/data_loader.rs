@@ -258,9 +258,17 @@ fn skip_does_not_go_round_for_ever() {
         assert!(matches!(loader.next(), Some(Err(DataError::NothingReadable { .. }))), "{pass:?}");
         assert!(loader.next().is_none());
     }
+    // A rank that has nothing left does not know what others have.
+    let rank = Rank::new(1, WorldSize::new(3).unwrap()).unwrap();
+    let config = LoaderConfig { on_bad_file: OnBadFile::Skip, rank, ..config(10, Pass::Evaluate) };
+    let mut loader = Loader::new(Arc::new(Numbered::with_bad(30, 10..20)), config).unwrap();
+    assert!(loader.next().is_none());
+    assert_eq!(loader.num_skipped(), 10);
+
     let source = Arc::new(Numbered::with_bad(100_000, 0..100_000));
-    let config = LoaderConfig { on_bad_file: OnBadFile::Skip, num_workers: 1, ..config(1, train(1, 0)) };
-    let mut loader = Loader::new(source.clone(), config).unwrap();
+    let one_by_one =
+        LoaderConfig { rank: Rank::SINGLE, num_workers: 1, batch_size: 1, pass: train(1, 0), ..config };
+    let mut loader = Loader::new(source.clone(), one_by_one).unwrap();
     assert!(matches!(loader.next(), Some(Err(DataError::NothingReadable { num_tried: 100, .. }))));
     drop(loader);
     assert!(source.num_reads.load(Ordering::SeqCst) < 10_000);

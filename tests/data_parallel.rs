@@ -314,6 +314,57 @@ fn a_step_is_skipped_by_all_ranks_and_the_next_one_is_not() {
 }
 
 #[test]
+fn a_job_of_one_looks_for_what_is_no_number_only_if_it_may_skip() {
+    let work = |comm: Communicator, device: Device| {
+        let config = DataParallelConfig { non_finite: NonFinite::SkipStep, ..small_buckets() };
+        let (mut ddp, net) = DataParallel::new(comm.clone(), Net::new(1.0, &device), config).unwrap();
+        let mut sink = ddp.sink();
+        sink.ready(&net, ruined(&net, &device)).unwrap();
+        let skipped = sink.finish(&net).unwrap();
+        let good = ddp.average(gradients(&net, 0, 4, &device), &net).unwrap();
+        let (mut ddp, net) = DataParallel::new(comm, net, small_buckets()).unwrap();
+        let passed = ddp.average(ruined(&net, &device), &net).unwrap();
+        let raw = gradient_values(&net, &gradients(&net, 0, 4, &device));
+        (skipped, gradient_values(&net, &good), raw, gradient_values(&net, &passed))
+    };
+    on_ranks(1, work, |name, ranks| {
+        let [(skipped, good, raw, passed)] = &ranks[..] else { panic!("{name}") };
+        assert!(skipped.gradients.is_empty());
+        let why = skipped.skipped.as_deref().unwrap();
+        assert!(
+            why.starts_with("rank 0") && why.ends_with(": gradient of second.bias is not finite"),
+            "{why}"
+        );
+        assert_eq!(good, raw, "{name}");
+        assert!(passed.iter().flatten().flatten().any(|value| value.is_nan()), "{name}");
+    });
+}
+
+/// Gradients of a loss times 2^k are the loss' gradients times 2^k, and scaling back gives their bits.
+#[test]
+fn a_scaled_loss_gives_the_same_bits() {
+    for world_size in [1, 3] {
+        let work = |comm: Communicator, device: Device| {
+            let start = comm.rank().index() * 4;
+            let (mut ddp, net) = DataParallel::new(comm, Net::new(1.0, &device), small_buckets()).unwrap();
+            [1.0, 1024.0].map(|scale: f32| {
+                let loss = net.loss(samples(start, start + 4, &device)).mul_scalar(scale);
+                let gradients = GradientsParams::from_grads(loss.backward(), &net);
+                let mut sink = ddp.scaled_sink(scale.recip());
+                sink.ready(&net, gradients).unwrap();
+                gradient_values(&net, &sink.finish(&net).unwrap().gradients)
+            })
+        };
+        on_ranks(world_size, work, |name, ranks| {
+            for [plain, scaled] in ranks {
+                assert_eq!(plain, scaled, "{name}");
+                assert!(plain.iter().flatten().flatten().any(|value| *value != 0.0));
+            }
+        });
+    }
+}
+
+#[test]
 fn a_rank_with_another_model_is_named_with_the_first_parameter_that_differs() {
     #[derive(Module, Debug)]
     struct Other {

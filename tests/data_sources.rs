@@ -4,10 +4,19 @@
 
 mod common;
 
-use std::{fs, io::Write, path::Path, sync::Arc};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use burn_sprint::data::{
-    Channels, DataError, Location, Pair, Picture, SampleFault, Source, Split, open, open_pair, with_classes,
+    Channels, Copies, DataError, Location, OnBadFile, Pair, Picture, PictureSize, SampleError, SampleFault,
+    Source, Split, open, open_pair, sizes, with_classes,
 };
 use common::shared;
 use flate2::{Compression, write::GzEncoder};
@@ -466,6 +475,231 @@ fn the_embedded_set_is_whole() {
         assert_eq!(got, sum);
         assert!(counts.iter().all(|&n: &usize| n > num_images / 12), "{counts:?}");
     }
+}
+
+/// The sizes, and whether files were read for them.
+fn sizes_of(source: &dyn Source, caches: &Path) -> (Vec<PictureSize>, bool) {
+    let mut noted = false;
+    let found = sizes::of(source, OnBadFile::Fail, Some(caches), |_| noted = true).unwrap();
+    (found, noted)
+}
+
+/// A JPEG of 37x29 pixels whose headers are longer than what is read of a file first.
+fn long_headed() -> Vec<u8> {
+    let jpeg = jpeg();
+    let segment = [[0xFF, 0xE1, 0x9C, 0x42].as_slice(), &[7; 0x9C40]].concat();
+    [&jpeg[..2], &segment, &segment, &jpeg[2..]].concat()
+}
+
+/// What lies beside the pictures but is none.
+fn remembered(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.is_file()).collect()
+}
+
+#[test]
+fn sizes_are_remembered_beside_the_pictures_until_these_change() {
+    let (root, caches) = (tree(&["cat/a.jpg", "cat/b.jpg", "dog/c.jpg"]), tempfile::tempdir().unwrap());
+    fs::write(root.path().join("cat/b.jpg"), long_headed()).unwrap();
+    let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data/pictures");
+    fs::copy(pictures.join("png_rgb_16_bits.png"), root.path().join("dog/c.jpg")).unwrap();
+    let source = opened(root.path(), Split::Train).unwrap();
+    let expected = vec![(37, 29), (37, 29), (13, 11)];
+    assert_eq!(sizes_of(&*source, caches.path()), (expected.clone(), true));
+    assert_eq!(sizes_of(&*source, caches.path()), (expected.clone(), false));
+    let [file] = &remembered(root.path())[..] else { panic!("{:?}", remembered(root.path())) };
+    assert_eq!(fs::read_dir(caches.path()).unwrap().count(), 0);
+    // The same folder, opened again by another way, and a part of it.
+    let again = opened(&root.path().join("cat/.."), Split::Train).unwrap();
+    assert_eq!(sizes_of(&*again, caches.path()), (expected.clone(), false));
+
+    let whole = fs::read(file).unwrap();
+    let damaged = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for bytes in [
+        whole[..whole.len() - 1].to_vec(),
+        [whole.as_slice(), b"x"].concat(),
+        Vec::new(),
+        damaged(0),
+        damaged(8),
+        damaged(16),
+        damaged(24),
+        damaged(whole.len() - 1),
+    ] {
+        fs::write(file, bytes).unwrap();
+        assert_eq!(sizes_of(&*source, caches.path()), (expected.clone(), true));
+        assert!(fs::read(file).unwrap() == whole);
+    }
+    fs::copy(pictures.join("png_rgb_16_bits.png"), root.path().join("cat/a.jpg")).unwrap();
+    assert_eq!(sizes_of(&*source, caches.path()), (vec![(13, 11), (37, 29), (13, 11)], true));
+    // Of the same length, but changed later.
+    let time = fs::metadata(root.path().join("dog/c.jpg")).unwrap().modified().unwrap();
+    let touched = fs::File::options().write(true).open(root.path().join("dog/c.jpg")).unwrap();
+    touched.set_modified(time + std::time::Duration::from_secs(1)).unwrap();
+    assert!(sizes_of(&*source, caches.path()).1);
+}
+
+#[test]
+fn sizes_are_remembered_elsewhere_where_the_data_cannot_hold_them() {
+    let caches = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pictures.tar");
+    let long = long_headed();
+    fs::write(&path, tar_of(&[("cat/a.jpg", &jpeg()), ("dog/b.jpg", &long)])).unwrap();
+    let source = opened(&path, Split::Train).unwrap();
+    assert_eq!(sizes_of(&*source, caches.path()), (vec![(37, 29); 2], true));
+    assert_eq!(sizes_of(&*source, caches.path()), (vec![(37, 29); 2], false));
+    assert_eq!(remembered(folder.path()), [path]);
+
+    // A folder in the file's place can be neither read nor replaced.
+    let root = tree(&["cat/a.jpg", "dog/b.jpg"]);
+    let source = opened(root.path(), Split::Train).unwrap();
+    fs::create_dir_all(root.path().join(".burn-sprint-picture-sizes-2/full")).unwrap();
+    assert!(sizes_of(&*source, caches.path()).1);
+    assert!(!sizes_of(&*source, caches.path()).1);
+    // And with no place at all they are read each time.
+    let mut num_reads = 0;
+    for _ in 0..2 {
+        sizes::of(&*source, OnBadFile::Fail, None, |_| num_reads += 1).unwrap();
+    }
+    assert_eq!(num_reads, 2);
+}
+
+/// Two pictures, one of which has no size as long as `bad` says so.
+#[derive(Debug)]
+struct Flaky {
+    home: PathBuf,
+    bad: AtomicBool,
+    panics: AtomicBool,
+    num_reads: AtomicUsize,
+}
+
+impl Source for Flaky {
+    fn num_images(&self) -> usize {
+        2
+    }
+
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+
+    fn label(&self, _: usize) -> u32 {
+        0
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("picture {index}")
+    }
+
+    fn channels(&self) -> Channels {
+        Channels::Rgb
+    }
+
+    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
+        self.num_reads.fetch_add(1, Ordering::SeqCst);
+        assert!(!(index == 1 && self.panics.load(Ordering::SeqCst)), "a decoder gone wrong");
+        if index == 1 && self.bad.load(Ordering::SeqCst) {
+            return Err(SampleError { name: self.name(index), fault: SampleFault::NotAPicture });
+        }
+        into.reshape(3, 2, Channels::Rgb).unwrap();
+        Ok(())
+    }
+
+    fn home(&self) -> Option<&Path> {
+        Some(&self.home)
+    }
+}
+
+#[test]
+fn pictures_without_a_size_are_named_or_left_out_and_looked_at_again() {
+    let home = tempfile::tempdir().unwrap();
+    let source =
+        Flaky { home: home.path().into(), bad: true.into(), panics: false.into(), num_reads: 0.into() };
+    let of = |policy| sizes::of(&source, policy, None, |_| {});
+    let error = of(OnBadFile::Fail).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "picture picture 1: is not a picture: expected a JPEG, PNG or WebP file by its content, whatever its name"
+    );
+    assert_eq!(of(OnBadFile::Skip).unwrap(), [(3, 2), (0, 0)]);
+    source.panics.store(true, Ordering::SeqCst);
+    assert_eq!(of(OnBadFile::Skip).unwrap(), [(3, 2), (0, 0)]);
+    assert!(of(OnBadFile::Fail).unwrap_err().to_string().contains("the decoder panicked on it"));
+    // What was remembered of the good one is kept; the other one is well again.
+    source.panics.store(false, Ordering::SeqCst);
+    source.bad.store(false, Ordering::SeqCst);
+    source.num_reads.store(0, Ordering::SeqCst);
+    assert_eq!(of(OnBadFile::Fail).unwrap(), [(3, 2); 2]);
+    assert_eq!(source.num_reads.load(Ordering::SeqCst), 1);
+
+    let root = tree(&["cat/a.jpg", "dog/b.jpg"]);
+    for path in ["cat/a.jpg", "dog/b.jpg"] {
+        fs::write(root.path().join(path), b"text").unwrap();
+    }
+    let source = opened(root.path(), Split::Train).unwrap();
+    let error = sizes::of(&*source, OnBadFile::Skip, None, |_| {}).unwrap_err();
+    assert!(error.to_string().starts_with("2 pictures in a row cannot be used"), "{error}");
+}
+
+#[test]
+fn copies_have_the_same_pictures() {
+    let paths = ["train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg", "val/dog/d.jpg"];
+    let below = |folder: &str| paths.map(|path| format!("{folder}/{path}"));
+    let small = below("160");
+    let nested = below("sz/352");
+    let all: Vec<&str> = paths
+        .into_iter()
+        .chain(small.iter().map(String::as_str))
+        .chain(nested.iter().map(String::as_str))
+        .collect();
+    let root = tree(&all);
+    let copies = Copies::open(&at(root.path()), ["160", "sz/352", "160"], 0.2).unwrap();
+    let first =
+        |pair: &Pair| pair.val.name(0).strip_prefix(root.path().to_str().unwrap()).unwrap().to_owned();
+    assert_eq!(first(copies.main()), "/val/cat/c.jpg");
+    assert_eq!(first(copies.get(None).unwrap()), "/val/cat/c.jpg");
+    assert_eq!(first(copies.get(Some("160")).unwrap()), "/160/val/cat/c.jpg");
+    assert_eq!(first(copies.get(Some("sz/352")).unwrap()), "/sz/352/val/cat/c.jpg");
+    assert_eq!(
+        copies.get(Some("288")).unwrap_err().to_string(),
+        "data copy 288 was not opened before it was to be read"
+    );
+
+    let refused =
+        |location: &Location, name: &str| Copies::open(location, [name], 0.2).unwrap_err().to_string();
+    let says = |name: &str, expected: &str| {
+        let error = refused(&at(root.path()), name);
+        assert!(error.contains(expected), "{name}: {error}");
+    };
+    says("288", "288 does not exist");
+    for name in ["", "..", "../elsewhere", "/etc", "160/../160"] {
+        says(name, "is not a folder below the data");
+    }
+    fs::write(root.path().join("160/train/cat/more.jpg"), jpeg()).unwrap();
+    says("160", "/160 has 3 training pictures, ");
+    fs::remove_file(root.path().join("160/train/cat/more.jpg")).unwrap();
+    fs::write(root.path().join("160/val/cat/more.jpg"), jpeg()).unwrap();
+    says("160", "/160 has 3 validation pictures, ");
+    fs::create_dir(root.path().join("160/train/bird")).unwrap();
+    fs::write(root.path().join("160/train/bird/a.jpg"), jpeg()).unwrap();
+    says("160", "/160 has the class bird, which ");
+    fs::rename(root.path().join("160/train/cat"), root.path().join("160/cat")).unwrap();
+    fs::remove_dir_all(root.path().join("160/train/bird")).unwrap();
+    fs::create_dir(root.path().join("160/train/ape")).unwrap();
+    fs::write(root.path().join("160/train/ape/a.jpg"), jpeg()).unwrap();
+    fs::remove_dir_all(root.path().join("160/val/cat")).unwrap();
+    says("160", "/160 has the class ape, which ");
+
+    assert!(refused(&Location::Embedded, "160").contains("but no path to data was given"));
+    let archive = root.path().join("pictures.tar");
+    fs::write(&archive, tar_of(&[("cat/a.jpg", &jpeg()), ("dog/b.jpg", &jpeg())])).unwrap();
+    assert!(refused(&at(&archive), "160").contains("pictures.tar is a file"));
+    // Undivided, the copy's folder is a class like the others.
+    let flat = tree(&["cat/a.jpg", "dog/b.jpg", "160/cat/a.jpg", "160/dog/b.jpg"]);
+    assert!(refused(&at(flat.path()), "160").contains("/160 lies among the class folders"));
 }
 
 /// 2,062 photos; the last fifth of every class held out.

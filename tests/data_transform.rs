@@ -60,7 +60,7 @@ fn resized_crops_are_pillows() {
             Geometry { crop, resized: (resized_width, resized_height), window: (0, 0), flip: false };
         let depth = source.channels().count();
         let mut out = vec![77; size * size * depth];
-        stage.apply(&geometry, &source, size, source.channels(), &mut out);
+        stage.apply(&geometry, &source, (size, size), source.channels(), &mut out);
         let mut got = Vec::new();
         for (y, row) in out.chunks_exact(size * depth).enumerate() {
             let (inside, beyond) = row.split_at(if y < resized_height { resized_width * depth } else { 0 });
@@ -94,8 +94,9 @@ fn center_crops_are_torchvisions() {
 
 fn transformed(transform: &Transform, picture: &Picture, index: usize, channels: Channels) -> Vec<u8> {
     let geometry = transform.plan(picture.width(), picture.height(), &mut Stream::of_sample(0, 0, index));
-    let mut out = vec![77; transform.size().pow(2) * channels.count()];
-    Stage::default().apply(&geometry, picture, transform.size(), channels, &mut out);
+    let (width, height) = transform.shape();
+    let mut out = vec![77; width * height * channels.count()];
+    Stage::default().apply(&geometry, picture, (width, height), channels, &mut out);
     out
 }
 
@@ -218,7 +219,7 @@ fn pad_and_crop_moves_the_picture() {
         let Geometry { window: (left, top), flip, .. } = geometry;
         seen.insert((left, top, flip));
         let mut out = vec![77; 3 * size * size];
-        Stage::default().apply(&geometry, &source, size, Channels::Rgb, &mut out);
+        Stage::default().apply(&geometry, &source, (size, size), Channels::Rgb, &mut out);
         for y in 0..size {
             for x in 0..size {
                 let source_x = left + if flip { size - 1 - x } else { x } as isize;
@@ -241,7 +242,7 @@ fn mirrored_colours_and_other_sizes() {
     let crop = CropBox { left: 0, top: 0, width: 2, height: 1 };
     let geometry = Geometry { crop, resized: (2, 1), window: (0, 0), flip: true };
     let mut out = vec![77; 12];
-    Stage::default().apply(&geometry, &source, 2, Channels::Rgb, &mut out);
+    Stage::default().apply(&geometry, &source, (2, 2), Channels::Rgb, &mut out);
     assert_eq!(out, [4, 5, 6, 1, 2, 3, 0, 0, 0, 0, 0, 0]);
 
     let transform = Transform::PadAndCrop { size: 8, padding: 0, flip: false };
@@ -296,7 +297,7 @@ fn a_window_beside_the_picture_is_black() {
     for window in [(-2, 0), (2, 0), (0, -3), (5, 5)] {
         let geometry = Geometry { crop, resized: (2, 2), window, flip: true };
         let mut out = vec![77; 4];
-        Stage::default().apply(&geometry, &source, 2, Channels::Grey, &mut out);
+        Stage::default().apply(&geometry, &source, (2, 2), Channels::Grey, &mut out);
         assert_eq!(out, [0; 4], "{window:?}");
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use burn::tensor::{Device, ElementConversion};
-use burn_resnet::{Depth, ResNetConfig};
+use burn_resnet::{Depth, ResNetConfig, Start};
 use burn_sprint::{
     config::Normalization,
     data::{Channels, Loader, LoaderConfig, Location, Pass, Transform, open_pair},
@@ -67,7 +67,7 @@ fn check_21_accuracy_is_over_images_whatever_the_batches() {
     for device in devices {
         let config =
             ResNetConfig::new(Depth::D8, 4).unwrap().with_width(2).unwrap().with_channels(1).unwrap();
-        let model = config.init_with_last_gain(1, &device, 1.0);
+        let model = config.init_with(1, &device, Start { last_gain: 1.0, ..Start::default() });
         let normalizer = Normalizer::new(&Normalization::imagenet(1), &device);
         let loader = |batch_size| {
             let transform = Transform::CenterCrop { size: SIDE, resize: SIDE };

@@ -385,6 +385,30 @@ fn another_world_size_is_compared_with_the_plan() {
     );
 }
 
+/// A phase's own momentum is what its steps take, and a run says once how its ranks differ from the plan's.
+#[test]
+fn momentum_follows_its_phase() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = temp.path().join("data");
+    fs::create_dir(&data).unwrap();
+    common::write_idx(&data);
+    let run = |name: &str, set: &[&str]| {
+        let out = temp.path().join(name);
+        let words = common::tiny(&data, &out).into_iter().chain(common::sets(set));
+        (sprint(words).ok().stderr, out)
+    };
+    let (said, whole) = run("whole", &["optimizer.momentum=0.5", "cluster={machines=2,ranks_per_machine=4}"]);
+    assert_eq!(said.matches("the recipe is made for 8 ranks, here is 1").count(), 1, "{said}");
+    let (said, phases) = run("phases", &["phase.0.momentum=0.5", "phase.1.momentum=[0.5, 0.5]"]);
+    assert!(!said.contains("the recipe is made for"), "{said}");
+    common::assert_same_end(&phases, &whole);
+    let (_, other) = run("other", &["phase.0.momentum=0.5", "phase.1.momentum=[0.5, 0.6]"]);
+    assert_ne!(common::rows(&other), common::rows(&whole));
+
+    let said = sprint(["train", "--out", &word(&whole), "--resume"]).ok().stderr;
+    assert!(!said.contains("the recipe is made for"), "{said}");
+}
+
 #[test]
 fn a_recipe_for_pictures_that_are_not_there_asks_for_them() {
     let error = sprint(["train", "--preset", "imagenet18-16"]).error(2).to_owned();

@@ -61,6 +61,7 @@ fn an_epoch_is_a_line_of_a_table() {
     row.at.epoch = 11;
     row.cost_usd = Some(0.125);
     row.skipped_images = Some(3);
+    row.skipped_steps = Some(2);
     progress.epoch(&row);
     progress.epoch(&EpochRow { train_loss: Some(f64::NAN), ..EpochRow::default() });
     assert_eq!(
@@ -68,7 +69,7 @@ fn an_epoch_is_a_line_of_a_table() {
         [
             "epoch  3/12  loss 0.412  top1 85.1 %  val loss 0.450  val top1 84.2 %  top5 99.1 %  1234 images/s  0:31",
             "epoch 12/12  loss 0.412  top1 85.1 %  val loss 0.450  val top1 84.2 %  top5 99.1 %  1234 images/s  0:31  \
-             $0.12  3 bad images skipped",
+             $0.12  3 bad images skipped  2 steps skipped",
             "epoch  1/12  loss NaN  0:00",
         ]
     );

@@ -13,12 +13,12 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData},
 };
 use burn_dist::{Communicator, DataParallel, DataParallelConfig, WorldSize};
-use burn_resnet::{Depth, ResNet, ResNetConfig, weights::to_named};
+use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
 use burn_sprint::{
-    config::{DataFacts, OptimizerConfig, Plan, Sources},
-    data::{Location, open_pair},
+    config::{DataFacts, Loss, OptimizerConfig, Plan, Sources},
+    data::{Copies, Location},
     record::{EndReason, ProgressMode, RunInfo},
-    train::{EpochTotals, Job, Sgd, Stop, cross_entropy, run, step, target_rank},
+    train::{EpochTotals, Job, Optimizer, StepConfig, Stop, cross_entropy, run, step, target_rank},
 };
 use common::{
     NUM_STEPS, Random, STEPS_PER_EPOCH, assert_same_end, checkpoints, rows, sets, sprint, tiny, word,
@@ -32,7 +32,7 @@ fn flex() -> Device {
 /// A small ResNet-8 that trains.
 fn network() -> ResNet {
     let config = ResNetConfig::new(Depth::D8, 4).unwrap().with_width(2).unwrap().with_channels(1).unwrap();
-    config.init_with_last_gain(1, &flex().autodiff(), 1.0)
+    config.init_with(1, &flex().autodiff(), Start { last_gain: 1.0, ..Start::default() })
 }
 
 /// Data with everything about them, and a run by the library with its words as `--set` takes them.
@@ -40,8 +40,8 @@ fn train(data: &std::path::Path, out: &std::path::Path, set: &[&str]) {
     let words = tiny(data, out).into_iter().skip_while(|word| word != "--set").filter(|word| word != "--set");
     let set = words.chain(set.iter().map(|&word| word.to_owned())).collect();
     let sources = Sources { preset: Some("default".into()), set, ..Sources::default() };
-    let pictures = open_pair(&Location::Path(data.into()), None, 0.2).unwrap();
-    let facts = DataFacts { num_train: pictures.train.num_images(), num_classes: 4, channels: 1 };
+    let pictures = Copies::open(&Location::Path(data.into()), None, 0.2).unwrap();
+    let facts = DataFacts { num_train: pictures.main().train.num_images(), num_classes: 4, channels: 1 };
     let plan = Plan::new(sources.resolve().unwrap(), facts, WorldSize::ONE).unwrap();
     let outcome = run(Job {
         plan: &plan,
@@ -50,6 +50,7 @@ fn train(data: &std::path::Path, out: &std::path::Path, set: &[&str]) {
         comm: Communicator::single(),
         out,
         resume: false,
+        rehearse: false,
         stop: &Stop::new(),
         progress: ProgressMode::Silent,
         info: RunInfo::default(),
@@ -90,11 +91,13 @@ fn two_micro_batches_update_as_the_whole_batch() {
     let after = |micro_batches| {
         let (mut ddp, mut model) =
             DataParallel::new(Communicator::single(), network(), DataParallelConfig::default()).unwrap();
-        let mut optimizer = Sgd::new(&OptimizerConfig::default(), &model);
+        let mut optimizer = Optimizer::new(&OptimizerConfig::default(), &model);
         let (mut losses, mut ranks) = (Vec::new(), Vec::new());
         for _ in 0..3 {
             let batch = batch(&pixels, &classes);
-            let result = step(&mut model, &mut optimizer, &mut ddp, batch, 0.1, 0.1, micro_batches).unwrap();
+            let config =
+                StepConfig { loss: Loss::CrossEntropy, smoothing: 0.1, micro_batches, loss_scale: 1.0 };
+            let result = step(&mut model, &mut optimizer, &mut ddp, batch, 0.1, config).unwrap();
             losses.push(result.loss.into_scalar::<f32>());
             ranks.extend(result.target_ranks.into_data().iter::<i64>());
         }
@@ -172,7 +175,7 @@ fn sgd_steps_as_pytorch_does() {
         let mut model = network().map(&mut Fill(0.7));
         let config =
             OptimizerConfig { momentum: 0.9, nesterov, weight_decay: 0.05, ..OptimizerConfig::default() };
-        let mut optimizer = Sgd::new(&config, &model);
+        let mut optimizer = Optimizer::new(&config, &model);
         for (at, (lr, gradient)) in
             [(0.1, 0.25), (0.1, -0.5), (0.02, 1.5), (3.0, 0.125)].into_iter().enumerate()
         {

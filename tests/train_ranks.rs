@@ -15,11 +15,11 @@ use burn_dist::{Communicator, Config, WorldSize};
 use burn_sprint::{
     Error, Result,
     config::{DataFacts, Plan, Sources},
-    data::{Location, open_pair},
+    data::{Copies, Location},
     record::{EndReason, ProgressMode, RunInfo},
     train::{Job, Outcome, Stop, run},
 };
-use common::{NUM_TRAIN, NUM_VAL, assert_same_end, checkpoints, rows, tiny, write_idx};
+use common::{NUM_TRAIN, NUM_VAL, Random, assert_same_end, checkpoints, killed_after, rows, tiny, write_idx};
 
 const WORLD: u32 = 2;
 /// Of the tiny recipe with 16 images a rank.
@@ -34,7 +34,7 @@ struct Rank<'a> {
     stop: bool,
 }
 
-/// Runs a job; `told` says what rank i is told.
+/// Runs a job of [`WORLD`] ranks; `told` says what rank i is told.
 fn train<'a>(data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync) -> Vec<Result<Outcome>> {
     train_on(WORLD, data, told)
 }
@@ -47,9 +47,10 @@ fn train_on<'a>(world: u32, data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync
         let words = tiny(data, &out).into_iter().skip_while(|word| word != "--set");
         let words = words.filter(|word| word != "--set").chain(set.into_iter().map(str::to_owned));
         let sources = Sources { preset: Some("default".into()), set: words.collect(), ..Sources::default() };
-        let pictures = open_pair(&Location::Path(data.into()), None, 0.2).unwrap();
-        let plan =
-            Plan::new(sources.resolve().unwrap(), DataFacts::of(&pictures.train), comm.rank().world_size());
+        let config = sources.resolve().unwrap();
+        let copies = config.phase.iter().filter_map(|phase| phase.data.as_deref());
+        let pictures = Copies::open(&Location::Path(data.into()), copies, 0.2).unwrap();
+        let plan = Plan::new(config, DataFacts::of(&pictures.main().train), comm.rank().world_size());
         let wish = Stop::new();
         if stop {
             wish.request();
@@ -61,6 +62,7 @@ fn train_on<'a>(world: u32, data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync
             comm,
             out: &out,
             resume,
+            rehearse: false,
             stop: &wish,
             progress: ProgressMode::Silent,
             info: RunInfo::default(),
@@ -158,6 +160,31 @@ fn a_stop_on_one_rank_stops_all_and_a_resume_needs_rank_0s_folder_only() {
     assert_same_end(&bench.out("run", 0), &bench.out("whole", 0));
 }
 
+/// Mixed images, moments and averages: drawn by each rank, and the same on all after every epoch (which a run checks of
+/// weights and averages), also after a resume inside an epoch from what only rank 0 has.
+#[test]
+fn ranks_that_mix_and_average_stay_one_and_resume_as_one() {
+    let bench = Bench::new();
+    let set = vec![
+        "checkpoint.keep=100",
+        "optimizer.rule=lamb",
+        "optimizer.loss=bce",
+        "optimizer.mixup=0.2",
+        "optimizer.cutmix=1.0",
+        "optimizer.ema=0.8",
+    ];
+    let told = |run: &'static str, rank| Rank { set: set.clone(), ..bench.told(run, rank) };
+    for outcome in train(bench.0.path(), |rank| told("whole", rank)) {
+        assert_eq!(outcome.unwrap().reason, EndReason::Done);
+    }
+    assert!(12 % STEPS_PER_EPOCH > 0);
+    killed_after(&bench.out("whole", 0), 12, &bench.out("run", 0));
+    let resumed = train(bench.0.path(), |rank| Rank { resume: true, ..told("run", rank) });
+    let [first, second] = resumed.into_iter().map(Result::unwrap).collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((first.reason, first.accuracy), (EndReason::Done, second.accuracy));
+    assert_same_end(&bench.out("run", 0), &bench.out("whole", 0));
+}
+
 /// From 2 ranks to 1 and then to 3, each after an epoch: batches and learning rates follow.
 #[test]
 fn between_epochs_a_job_may_go_on_with_other_ranks() {
@@ -238,4 +265,145 @@ fn weights_that_were_thrown_off_stop_all_ranks_and_name_them() {
     assert!(first.ends_with(&format!("the checkpoint of step {STEPS_PER_EPOCH} is kept")), "{first}");
     let end = rows(&bench.out("run", 0)).pop().unwrap();
     assert_eq!((&end["event"], &end["reason"]), (&"end".into(), &"failed".into()));
+}
+
+const SHAPES: [(u32, u32); 4] = [(40, 30), (30, 40), (60, 24), (32, 32)];
+/// Validation pictures of [`write_shapes`].
+const NUM_SHAPES: u64 = 10;
+
+/// Pictures of [`SHAPES`] in two classes for training and validation, and a copy of them in half the size.
+fn write_shapes(folder: &Path) {
+    let mut random = Random(6);
+    for (part, per_class) in [("train", 16), ("val", NUM_SHAPES as usize / 2)] {
+        for (class, index) in (0..2).flat_map(|class| (0..per_class).map(move |index| (class, index))) {
+            let (width, height) = SHAPES[index % SHAPES.len()];
+            let pixels: Vec<u8> =
+                (0..3 * width * height).map(|_| (120 * class + random.below(130)) as u8).collect();
+            let picture = image::RgbImage::from_raw(width, height, pixels).unwrap();
+            let half = image::imageops::thumbnail(&picture, width / 2, height / 2);
+            for (copy, picture) in [(".", picture), ("small", half)] {
+                let class_folder = folder.join(copy).join(part).join(format!("class{class}"));
+                fs::create_dir_all(&class_folder).unwrap();
+                picture.save(class_folder.join(format!("{index:02}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+/// A copy, then the pictures themselves by rectangles: two epochs of 8 steps each, if one rank takes them.
+const SIZED: [&str; 3] = [
+    "phase=[\
+        {epochs=2, size=12, batch_size=4, lr=0.05, data='small'}, \
+        {epochs=2, size=24, batch_size=4, lr=0.05, val='rect'}]",
+    "data.mean=[0.5, 0.5, 0.5]",
+    "data.std=[0.25, 0.25, 0.25]",
+];
+
+/// By one rank, by fewer than there are chunks (of 4, 4 and 2 pictures), and by more.
+#[test]
+fn copies_and_rectangles_are_validated_once_by_any_number_of_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shapes(folder.path());
+    for world_size in [1, 2, 4] {
+        let out = |rank: usize| folder.path().join(format!("run-{world_size}-{rank}"));
+        let told = |rank| Rank { set: SIZED.to_vec(), out: out(rank), resume: false, stop: false };
+        let outcomes: Vec<_> =
+            train_on(world_size, folder.path(), told).into_iter().map(Result::unwrap).collect();
+        assert!(outcomes.iter().all(|outcome| outcome.accuracy == outcomes[0].accuracy));
+        let (size, center) = outcomes[0].center.unwrap();
+        assert_eq!((size, center.num_images), (24, NUM_SHAPES));
+        let epochs: Vec<_> = rows(&out(0)).into_iter().filter(|row| row["event"] == "epoch").collect();
+        assert!(epochs.iter().all(|row| row["val_images"] == NUM_SHAPES), "{epochs:#?}");
+        // At the end of the phase that validates by rectangles, and nowhere else.
+        let sizes: Vec<_> = epochs.iter().map(|row| row["val_center_size"].as_u64()).collect();
+        assert_eq!(sizes, [None, None, None, Some(24)]);
+        assert_eq!(epochs[3]["val_center_top1"], center.top1);
+    }
+    assert!(folder.path().join("val/.burn-sprint-picture-sizes-10").is_file());
+}
+
+/// From within both phases, from the switch, and from the last step.
+#[test]
+fn copies_and_rectangles_resume_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shapes(folder.path());
+    let job = |run: &str, resume| {
+        let out = folder.path().join(run);
+        let set = [&SIZED[..], &["checkpoint.every_steps=9", "checkpoint.keep=50"]].concat();
+        let told = |_| Rank { set: set.clone(), out: out.clone(), resume, stop: false };
+        assert_eq!(train_on(1, folder.path(), told).swap_remove(0).unwrap().reason, EndReason::Done);
+        out
+    };
+    let (whole, broken) = (job("whole", false), job("broken", false));
+    for step in [32, 27, 16, 9] {
+        for (_, newer) in checkpoints(&broken).into_iter().filter(|(saved, _)| *saved > step) {
+            fs::remove_dir_all(newer).unwrap();
+        }
+        assert_same_end(&job("broken", true), &whole);
+    }
+
+    // What the first phase reads is the copy: another one makes other losses, until the second phase's sizes are read.
+    let losses = |run: &Path| {
+        let steps = rows(run).into_iter().filter(|row| row["event"] == "step");
+        steps.map(|row| row["train_loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    for part in ["train", "val"] {
+        fs::remove_dir_all(folder.path().join("small").join(part)).unwrap();
+        fs::create_dir(folder.path().join("small").join(part)).unwrap();
+        for class in ["class0", "class1"] {
+            let below = Path::new(part).join(class);
+            fs::create_dir(folder.path().join("small").join(&below)).unwrap();
+            for entry in fs::read_dir(folder.path().join(&below)).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), folder.path().join("small").join(&below).join(entry.file_name()))
+                    .unwrap();
+            }
+        }
+    }
+    assert_ne!(losses(&job("other", false))[0], losses(&whole)[0]);
+}
+
+/// A validation picture without a size: named by all ranks before anything is written, or left out.
+#[test]
+fn a_bad_picture_is_known_before_the_first_step() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shapes(folder.path());
+    fs::write(folder.path().join("val/class1/02.png"), "text").unwrap();
+    let told = |policy: &'static str| {
+        let folder = folder.path();
+        move |rank: usize| Rank {
+            set: [&SIZED[..], &[policy]].concat(),
+            out: folder.join(format!("{policy}-{rank}")),
+            resume: false,
+            stop: false,
+        }
+    };
+    let [first, second] = train(folder.path(), told("data.on_bad_file=fail")).map_errors();
+    let first = first.to_string();
+    assert!(
+        first.starts_with("picture ") && first.contains("val/class1/02.png: is not a picture"),
+        "{first}"
+    );
+    assert!(second.to_string().contains(&first), "{second}");
+    assert!(!folder.path().join("data.on_bad_file=fail-0").exists());
+    for outcome in train(folder.path(), told("data.on_bad_file=skip")) {
+        let outcome = outcome.unwrap();
+        assert_eq!(outcome.accuracy.unwrap().num_images, NUM_SHAPES - 1);
+        // Once an epoch of the second phase; the first reads the copy.
+        assert_eq!(outcome.progress.skipped_images, 2);
+    }
+
+    // Headers, and no pixels.
+    for class in ["class0", "class1"] {
+        for entry in fs::read_dir(folder.path().join("val").join(class)).unwrap() {
+            let path = entry.unwrap().path();
+            let whole = fs::read(&path).unwrap();
+            fs::write(&path, &whole[..60.min(whole.len())]).unwrap();
+        }
+    }
+    fs::remove_dir_all(folder.path().join("data.on_bad_file=skip-0")).unwrap();
+    for outcome in train(folder.path(), told("data.on_bad_file=skip")) {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("none of the 10 validation pictures can be used"), "{error}");
+    }
 }

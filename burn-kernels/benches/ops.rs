@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Distribution, Tensor, activation, module};
+use burn::tensor::{DType, Device, Distribution, Tensor, activation, module};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 type Conv = fn(Tensor<4>, Tensor<4>, usize, usize) -> Tensor<4>;
@@ -46,8 +46,17 @@ fn convolutions(c: &mut Criterion) {
     let device = Device::flex().autodiff();
     for (x_shape, weight_shape, stride, padding) in CONVOLUTIONS {
         let mut group = c.benchmark_group(format!("conv2d {x_shape:?} {weight_shape:?} /{stride}"));
-        let (x, weight) = (random(x_shape, &device), random(weight_shape, &device));
-        for (name, conv) in [("ours", burn_kernels::conv2d as Conv), ("burn", plain_conv)] {
+        let wide = (random(x_shape, &device), random(weight_shape, &device));
+        let ours = burn_kernels::conv2d as Conv;
+        let all = [
+            ("ours", ours, DType::F32),
+            ("burn", plain_conv, DType::F32),
+            ("ours f16", ours, DType::F16),
+            ("burn f16", plain_conv, DType::F16),
+            ("ours bf16", ours, DType::BF16),
+        ];
+        for (name, conv, dtype) in all {
+            let (x, weight) = (wide.0.clone().cast(dtype), wide.1.clone().cast(dtype));
             let run = |x: &Tensor<4>, weight: &Tensor<4>| conv(x.clone(), weight.clone(), stride, padding);
             group.bench_function(format!("forward {name}"), |b| b.iter(|| run(&x, &weight)));
             let tracked = x.clone().require_grad();

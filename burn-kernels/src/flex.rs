@@ -1,25 +1,24 @@
-//! The flex backend's fast versions, from tensors to slices and back; what is not f32 goes to the plain ones.
+//! The flex backend's fast versions, from tensors to slices and back, in f32 or through it (`half`); what is of another
+//! number type goes to the plain ones.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, TensorData};
 
 use crate::backend::Kernels;
+use crate::half::{all_alike, narrow, widen};
 use crate::im2col::Geometry;
 use crate::norm_cpu::Planes;
 use crate::{conv_cpu, norm_cpu, plain};
 
 type Primitive = FloatTensor<Flex>;
 
-fn all_f32<const N: usize>(tensors: [&Primitive; N]) -> bool {
-    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+/// Whether a norm goes through f32: images that are alike, and the channels' values in f32.
+fn norm_goes<const N: usize, const M: usize>(images: [&Primitive; N], channels: [&Primitive; M]) -> bool {
+    all_alike(images) && channels.iter().all(|tensor| tensor.dtype() == DType::F32)
 }
 
-fn contiguous<const N: usize>(tensors: [Primitive; N]) -> [Primitive; N] {
-    tensors.map(|tensor| if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() })
-}
-
-/// The values of a tensor that went through [`all_f32`] and [`contiguous`].
+/// The values of a tensor that went through [`widen`].
 fn values(tensor: &Primitive) -> &[f32] {
     tensor.as_slice().expect("made contiguous, and its type was asked")
 }
@@ -34,13 +33,13 @@ fn geometry(x: &Primitive, weight: &Primitive, stride: usize, padding: usize) ->
 
 impl Kernels for Flex {
     fn conv2d_forward(x: Primitive, weight: Primitive, stride: usize, padding: usize) -> Primitive {
-        if !all_f32([&x, &weight]) {
+        if !all_alike([&x, &weight]) {
             return plain::conv2d::<Self>(x, weight, stride, padding);
         }
-        let g = geometry(&x, &weight, stride, padding);
-        let [x, weight] = contiguous([x, weight]);
+        let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
+        let [x, weight] = widen([x, weight]);
         let y = conv_cpu::forward(&g, values(&x), values(&weight));
-        tensor(y, &[g.batch, g.channels_out, g.out_height(), g.out_width()])
+        narrow(y, &[g.batch, g.channels_out, g.out_height(), g.out_width()], dtype)
     }
 
     fn conv2d_input_grad(
@@ -50,13 +49,13 @@ impl Kernels for Flex {
         stride: usize,
         padding: usize,
     ) -> Primitive {
-        if !all_f32([&x, &weight, &grad]) {
+        if !all_alike([&x, &weight, &grad]) {
             return plain::conv2d_input_grad::<Self>([x, weight, grad], stride, padding);
         }
-        let g = geometry(&x, &weight, stride, padding);
-        let [weight, grad] = contiguous([weight, grad]);
+        let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
+        let [weight, grad] = widen([weight, grad]);
         let x_grad = conv_cpu::input_grad(&g, values(&weight), values(&grad));
-        tensor(x_grad, &[g.batch, g.channels_in, g.height, g.width])
+        narrow(x_grad, &[g.batch, g.channels_in, g.height, g.width], dtype)
     }
 
     fn conv2d_weight_grad(
@@ -66,13 +65,13 @@ impl Kernels for Flex {
         stride: usize,
         padding: usize,
     ) -> Primitive {
-        if !all_f32([&x, &weight, &grad]) {
+        if !all_alike([&x, &weight, &grad]) {
             return plain::conv2d_weight_grad::<Self>([x, weight, grad], stride, padding);
         }
-        let g = geometry(&x, &weight, stride, padding);
-        let [x, grad] = contiguous([x, grad]);
+        let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
+        let [x, grad] = widen([x, grad]);
         let weight_grad = conv_cpu::weight_grad(&g, values(&x), values(&grad));
-        tensor(weight_grad, &[g.channels_out, g.channels_in, g.kernel[0], g.kernel[1]])
+        narrow(weight_grad, &[g.channels_out, g.channels_in, g.kernel[0], g.kernel[1]], dtype)
     }
 
     fn norm_forward(
@@ -82,10 +81,10 @@ impl Kernels for Flex {
         epsilon: f64,
         relu: bool,
     ) -> (Primitive, Primitive, Primitive) {
-        if !all_f32([&x, &gamma, &beta]) {
+        if !norm_goes([&x], [&gamma, &beta]) {
             return plain::norm::<Self>([x, gamma, beta], None, epsilon, relu);
         }
-        norm(contiguous([x, gamma, beta]), None, epsilon, relu)
+        norm([x, gamma, beta], None, epsilon, relu)
     }
 
     fn norm_add_forward(
@@ -96,11 +95,10 @@ impl Kernels for Flex {
         epsilon: f64,
         relu: bool,
     ) -> (Primitive, Primitive, Primitive) {
-        if !all_f32([&x, &gamma, &beta, &residual]) {
+        if !norm_goes([&x, &residual], [&gamma, &beta]) {
             return plain::norm::<Self>([x, gamma, beta], Some(residual), epsilon, relu);
         }
-        let [residual] = contiguous([residual]);
-        norm(contiguous([x, gamma, beta]), Some(&residual), epsilon, relu)
+        norm([x, gamma, beta], Some(residual), epsilon, relu)
     }
 
     fn norm_grads(
@@ -113,12 +111,12 @@ impl Kernels for Flex {
         epsilon: f64,
         relu: bool,
     ) -> (Primitive, Primitive, Primitive) {
-        if !all_f32([&x, &gamma, &output, &grad]) {
+        if !norm_goes([&x, &output, &grad], [&gamma]) {
             let grads = plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu);
             return (grads.0, grads.1, grads.2);
         }
-        let state = contiguous([x, gamma, mean, variance, output, grad]);
-        let (x_grad, gamma_grad, beta_grad, _) = norm_grads(&state, epsilon, relu, false);
+        let (x_grad, gamma_grad, beta_grad, _) =
+            norm_grads([x, gamma, mean, variance, output, grad], epsilon, relu, false);
         (x_grad, gamma_grad, beta_grad)
     }
 
@@ -132,49 +130,54 @@ impl Kernels for Flex {
         epsilon: f64,
         relu: bool,
     ) -> (Primitive, Primitive, Primitive, Primitive) {
-        if !all_f32([&x, &gamma, &output, &grad]) {
+        if !norm_goes([&x, &output, &grad], [&gamma]) {
             return plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu);
         }
-        let state = contiguous([x, gamma, mean, variance, output, grad]);
-        let (x_grad, gamma_grad, beta_grad, residual_grad) = norm_grads(&state, epsilon, relu, true);
+        let state = [x, gamma, mean, variance, output, grad.clone()];
+        let (x_grad, gamma_grad, beta_grad, residual_grad) = norm_grads(state, epsilon, relu, true);
         // Without a ReLU the sum passes its gradient on as it is.
-        let [.., grad] = state;
         (x_grad, gamma_grad, beta_grad, residual_grad.unwrap_or(grad))
     }
 }
 
 fn norm(
     [x, gamma, beta]: [Primitive; 3],
-    residual: Option<&Primitive>,
+    residual: Option<Primitive>,
     epsilon: f64,
     relu: bool,
 ) -> (Primitive, Primitive, Primitive) {
-    let shape = x.shape().dims::<4>();
+    let (shape, dtype) = (x.shape().dims::<4>(), x.dtype());
     let planes = Planes::new(shape, gamma.shape().num_elements(), beta.shape().num_elements());
+    let [x, gamma, beta] = widen([x, gamma, beta]);
+    let residual = residual.map(|residual| widen([residual]));
     let (mean, variance) = norm_cpu::statistics(planes, values(&x));
     let affine = norm_cpu::Affine { mean: &mean, variance: &variance, gamma: values(&gamma), epsilon };
-    let y = norm_cpu::forward(planes, values(&x), affine, values(&beta), residual.map(values), relu);
+    let residual = residual.as_ref().map(|[residual]| values(residual));
+    let y = norm_cpu::forward(planes, values(&x), affine, values(&beta), residual, relu);
     let channels = [planes.channels];
-    (tensor(y, &shape), tensor(mean, &channels), tensor(variance, &channels))
+    (narrow(y, &shape, dtype), tensor(mean, &channels), tensor(variance, &channels))
 }
 
 fn norm_grads(
-    [x, gamma, mean, variance, output, grad]: &[Primitive; 6],
+    [x, gamma, mean, variance, output, grad]: [Primitive; 6],
     epsilon: f64,
     relu: bool,
     residual: bool,
 ) -> (Primitive, Primitive, Primitive, Option<Primitive>) {
-    let shape = x.shape().dims::<4>();
+    let (shape, dtype) = (x.shape().dims::<4>(), x.dtype());
     let channels = gamma.shape().num_elements();
     let planes = Planes::new(shape, channels, channels);
+    let [x, gamma, mean, variance, grad] = widen([x, gamma, mean, variance, grad]);
+    let output = relu.then(|| widen([output]));
     let affine =
-        norm_cpu::Affine { mean: values(mean), variance: values(variance), gamma: values(gamma), epsilon };
-    let output = relu.then(|| values(output));
-    let sums = norm_cpu::grad_sums(planes, values(x), values(mean), values(grad), output);
+        norm_cpu::Affine { mean: values(&mean), variance: values(&variance), gamma: values(&gamma), epsilon };
+    let output = output.as_ref().map(|[output]| values(output));
+    let sums = norm_cpu::grad_sums(planes, values(&x), values(&mean), values(&grad), output);
     let (x_grad, residual_grad) =
-        norm_cpu::input_grads(planes, values(x), affine, values(grad), output, &sums, residual && relu);
+        norm_cpu::input_grads(planes, values(&x), affine, values(&grad), output, &sums, residual && relu);
     let (gamma_grad, beta_grad) = norm_cpu::parameter_grads(affine, &sums);
     let channels = [channels];
-    let residual_grad = residual_grad.map(|grad| tensor(grad, &shape));
-    (tensor(x_grad, &shape), tensor(gamma_grad, &channels), tensor(beta_grad, &channels), residual_grad)
+    let residual_grad = residual_grad.map(|grad| narrow(grad, &shape, dtype));
+    let x_grad = narrow(x_grad, &shape, dtype);
+    (x_grad, tensor(gamma_grad, &channels), tensor(beta_grad, &channels), residual_grad)
 }

@@ -6,8 +6,14 @@
 //! Burn as a [backend extension](burn::backend::backend_extension).
 //!
 //! # Where it applies
-//! To f32 tensors of the flex backend. Any other backend and number type gets Burn's own operations through the same
-//! functions, with the same gradients: a caller need not know. See [`Kernels`], whose default methods are that rule.
+//! To f32, f16 and bf16 tensors of the flex backend. Any other backend and number type gets Burn's own operations through
+//! the same functions, with the same gradients: a caller need not know. See [`Kernels`], whose default methods are that
+//! rule.
+//!
+//! # Half precision
+//! Sixteen bits are a way to store, not to compute: sums are f32, and a result is rounded once. Batch norm takes images
+//! of one type and gains, offsets and statistics of another, wider one, so a network in mixed precision keeps its images
+//! in 16 bits between layers, also those kept for the backward pass.
 //!
 //! # Same bits every time
 //! Sums are taken in an order that depends on the shapes alone: the results on one machine are the same bits from run to
@@ -25,6 +31,8 @@ mod conv_cpu;
 mod flex;
 #[cfg(feature = "flex")]
 mod gemm;
+#[cfg(feature = "flex")]
+mod half;
 #[cfg(feature = "flex")]
 mod im2col;
 mod norm;

@@ -27,12 +27,16 @@ pub struct BatchNormOutput {
 /// # Shapes
 /// `x` and `residual` are `[batch, channels, height, width]`, `gamma` and `beta` `[channels]`.
 ///
+/// # Number types
+/// Computed in that of `gamma` and `beta`, which the statistics have too. `x` and `residual` may be of another one, such
+/// as f16 where `gamma` is f32; the output and their gradients are of theirs.
+///
 /// # Cost
 /// Forward, one pass over memory for the statistics and one for the rest; backward the same. Keeps `x`, and with ReLU
 /// the output.
 ///
 /// # Panics
-/// If shapes do not fit, number types differ, or there are no values.
+/// If shapes do not fit, number types differ within a pair, or there are no values.
 #[must_use]
 pub fn batch_norm_train(
     x: Tensor<4>,

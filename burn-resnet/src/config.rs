@@ -1,12 +1,13 @@
-//! What a ResNet is made of: depth, classes, width, input channels, stem. Not how it is trained.
+//! What a ResNet is made of: depth, classes, width, input channels, stem, blur pools. Not how it is trained.
 //!
 //! A [`ResNetConfig`] can only hold values that give a network; everything else is refused when it is built or read.
-//! Stages and widths: He et al. 2015, table 1 (ImageNet) and section 4.2 (CIFAR).
+//! Widths: He et al. 2015, table 1 (ImageNet) and section 4.2 (CIFAR).
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
+
+use crate::depth::Depth;
 
 /// Most classes, and most channels of the first stage, a configuration may ask for: it comes from files, and a wrong
 /// number must not take all memory.
@@ -63,125 +64,6 @@ pub enum ConfigError {
     },
 }
 
-macro_rules! depths {
-    ($($variant:ident = $number:literal: $stages:expr, $bottleneck:literal, $family:literal;)*) => {
-        /// Number of weighted layers, which names the network and decides its family.
-        ///
-        /// Reads from and writes to text and serde as the number; `resnet50` is read too.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[non_exhaustive]
-        pub enum Depth {
-            $(#[doc = concat!("ResNet-", $number, ", of the ", $family, " family.")] $variant = $number,)*
-        }
-
-        impl Depth {
-            /// Every depth, the CIFAR family's first.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// Blocks in each stage.
-            #[must_use]
-            pub const fn stages(self) -> &'static [usize] {
-                match self { $(Self::$variant => &$stages,)* }
-            }
-
-            /// Whether blocks are bottlenecks (1x1, 3x3, 1x1 at four times the width) or basic (3x3, 3x3).
-            #[must_use]
-            pub const fn is_bottleneck(self) -> bool {
-                match self { $(Self::$variant => $bottleneck,)* }
-            }
-        }
-    };
-}
-
-depths! {
-    D8 = 8: [1, 1, 1], false, "CIFAR";
-    D20 = 20: [3, 3, 3], false, "CIFAR";
-    D32 = 32: [5, 5, 5], false, "CIFAR";
-    D44 = 44: [7, 7, 7], false, "CIFAR";
-    D56 = 56: [9, 9, 9], false, "CIFAR";
-    D110 = 110: [18, 18, 18], false, "CIFAR";
-    D18 = 18: [2, 2, 2, 2], false, "ImageNet";
-    D34 = 34: [3, 4, 6, 3], false, "ImageNet";
-    D50 = 50: [3, 4, 6, 3], true, "ImageNet";
-    D101 = 101: [3, 4, 23, 3], true, "ImageNet";
-    D152 = 152: [3, 8, 36, 3], true, "ImageNet";
-}
-
-impl Depth {
-    /// The number itself.
-    #[must_use]
-    pub const fn number(self) -> u16 {
-        self as u16
-    }
-
-    /// Whether this is a three-stage network with option-A shortcuts (section 4.2 of the paper).
-    #[must_use]
-    pub const fn is_cifar(self) -> bool {
-        self.stages().len() == 3
-    }
-
-    /// Channels that leave a block, as a multiple of its width.
-    #[must_use]
-    pub const fn expansion(self) -> usize {
-        if self.is_bottleneck() { 4 } else { 1 }
-    }
-}
-
-impl fmt::Display for Depth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.number().fmt(f)
-    }
-}
-
-impl TryFrom<u64> for Depth {
-    type Error = ConfigError;
-
-    fn try_from(number: u64) -> Result<Self, ConfigError> {
-        let known = Self::ALL.iter().find(|depth| u64::from(depth.number()) == number);
-        known.copied().ok_or_else(|| ConfigError::UnknownDepth { got: number.to_string() })
-    }
-}
-
-impl FromStr for Depth {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let lower = text.to_ascii_lowercase();
-        let number = lower.strip_prefix("resnet").map_or(lower.as_str(), |rest| rest.trim_start_matches('-'));
-        let unknown = || ConfigError::UnknownDepth { got: text.chars().take(40).collect() };
-        number.parse::<u64>().map_err(|_| unknown())?.try_into().map_err(|_| unknown())
-    }
-}
-
-impl Serialize for Depth {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u16(self.number())
-    }
-}
-
-impl<'de> Deserialize<'de> for Depth {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = Depth;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a ResNet's depth, such as 50 or \"resnet50\"")
-            }
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Depth, E> {
-                number.try_into().map_err(E::custom)
-            }
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Depth, E> {
-                number.to_string().parse().map_err(E::custom)
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Depth, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
 /// How the network begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -207,7 +89,7 @@ impl FromStr for Stem {
 /// The architecture of one [`ResNet`](crate::ResNet).
 ///
 /// Built by [`new`](Self::new) and the `with_` methods, or read by serde from `{ depth, num_classes, width, channels,
-/// stem }`, of which the last three may be left out; an unknown key is refused.
+/// stem, blur_pool }`, of which the last four may be left out; an unknown key is refused.
 ///
 /// ```
 /// use burn_resnet::{Depth, ResNetConfig, Stem};
@@ -226,6 +108,8 @@ pub struct ResNetConfig {
     width: usize,
     channels: usize,
     stem: Stem,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    blur_pool: bool,
 }
 
 /// What a file may say, before it is checked.
@@ -237,6 +121,8 @@ struct Raw {
     width: Option<usize>,
     channels: Option<usize>,
     stem: Option<Stem>,
+    #[serde(default)]
+    blur_pool: bool,
 }
 
 impl TryFrom<Raw> for ResNetConfig {
@@ -248,7 +134,8 @@ impl TryFrom<Raw> for ResNetConfig {
         Ok(config
             .with_width(raw.width.unwrap_or(width))?
             .with_channels(raw.channels.unwrap_or(channels))?
-            .with_stem(raw.stem.unwrap_or(stem)))
+            .with_stem(raw.stem.unwrap_or(stem))
+            .with_blur_pool(raw.blur_pool))
     }
 }
 
@@ -261,7 +148,7 @@ impl ResNetConfig {
     pub fn new(depth: Depth, num_classes: usize) -> Result<Self, ConfigError> {
         let num_classes = within("num_classes", num_classes, NUM_CLASSES_MAX, "1 to 1048576")?;
         let (width, stem) = if depth.is_cifar() { (16, Stem::Small) } else { (64, Stem::ImageNet) };
-        Ok(Self { depth, num_classes, width, channels: 3, stem })
+        Ok(Self { depth, num_classes, width, channels: 3, stem, blur_pool: false })
     }
 
     /// Sets the channels of the first stage; later stages double it.
@@ -289,6 +176,17 @@ impl ResNetConfig {
     #[must_use]
     pub fn with_stem(mut self, stem: Stem) -> Self {
         self.stem = stem;
+        self
+    }
+
+    /// Sets whether images are blurred before a convolution halves them, so that fine detail does not turn into coarse
+    /// (Zhang 2019, [1904.11486](https://arxiv.org/abs/1904.11486)).
+    ///
+    /// Placed as ffcv's recipes do: a 3x3 binomial filter before every convolution of stride 2 that has 16 input channels
+    /// or more. Max pool and option-A shortcuts stay as they are.
+    #[must_use]
+    pub fn with_blur_pool(mut self, blur_pool: bool) -> Self {
+        self.blur_pool = blur_pool;
         self
     }
 
@@ -331,6 +229,12 @@ impl ResNetConfig {
         self.stem
     }
 
+    /// Whether images are blurred before they are halved.
+    #[must_use]
+    pub fn blur_pool(&self) -> bool {
+        self.blur_pool
+    }
+
     /// Channels that reach the classifier: 2048 for ResNet-50.
     #[must_use]
     pub fn num_features(&self) -> usize {
@@ -353,7 +257,8 @@ impl ResNetConfig {
 
     /// Reads the configuration off the names and shapes of a state dict in torchvision's names.
     ///
-    /// Only what decides is looked at: a complete check is loading the weights.
+    /// Only what decides is looked at: a complete check is loading the weights. Blur pools have no parameters, so these
+    /// names do not tell of them.
     ///
     /// # Errors
     /// [`ConfigError::NotInferred`] if these are no ResNet's, [`ConfigError::OutOfRange`] if one of impossible sizes.

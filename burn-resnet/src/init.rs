@@ -3,7 +3,7 @@
 //! Convolutions: Kaiming normal over the fan-out (He et al. 2015, [1502.01852](https://arxiv.org/abs/1502.01852)). Batch
 //! norm: gain 1, but 0 in the last one of every block, so that a block starts as its shortcut (Goyal et al. 2017,
 //! [1706.02677](https://arxiv.org/abs/1706.02677), section 5.1). Classifier: N(0, 0.01), bias uniform within
-//! 1 / sqrt(in), PyTorch's default.
+//! 1 / sqrt(in), PyTorch's default. [`Start`] changes the last two.
 //!
 //! Values are drawn on the host: Burn's own draws depend on the backend and on what else it has drawn.
 
@@ -13,10 +13,33 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::block::Block;
-use crate::config::{Depth, ResNetConfig};
+use crate::config::ResNetConfig;
+use crate::depth::Depth;
 use crate::layer::{Conv, Linear};
 use crate::norm::BatchNorm;
 use crate::resnet::ResNet;
+
+/// Blur pools go before convolutions with at least as many input channels (ffcv).
+const BLUR_CHANNELS_MIN: usize = 16;
+
+/// What of a start is open to choice. The default is that of imagenet18 (2018).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Start {
+    /// The gain in the last batch norm of every block, 0 by default. With 1, a block takes part from the first step: a
+    /// shallow network that trains for a few epochs only is better for it; the large ones that train long want 0.
+    pub last_gain: f32,
+    /// The standard deviation of the classifier's weights, 0.01 by default; `None` draws them as PyTorch does, uniform
+    /// within 1 / sqrt(in).
+    pub fc_std: Option<f64>,
+    /// The classifier's bias; `None`, the default, draws it as PyTorch does, uniform within 1 / sqrt(in).
+    pub fc_bias: Option<f32>,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self { last_gain: 0.0, fc_std: Some(0.01), fc_bias: None }
+    }
+}
 
 impl ResNetConfig {
     /// A new network on `device`; on an autodiff device it can be trained.
@@ -28,16 +51,13 @@ impl ResNetConfig {
     /// One draw a weight on the host (25 million for ResNet-50), in one thread.
     #[must_use]
     pub fn init(&self, seed: u64, device: &Device) -> ResNet {
-        self.init_with_last_gain(seed, device, 0.0)
+        self.init_with(seed, device, Start::default())
     }
 
-    /// As [`init`](Self::init), with another gain in the last batch norm of every block.
-    ///
-    /// With 1, a block takes part from the first step. A shallow network that trains for a few epochs only is better
-    /// for it; the large ones that train long want 0.
+    /// As [`init`](Self::init), with a start of one's own.
     #[must_use]
-    pub fn init_with_last_gain(&self, seed: u64, device: &Device, last_gain: f32) -> ResNet {
-        let init = Init { seed, device, last_gain };
+    pub fn init_with(&self, seed: u64, device: &Device, start: Start) -> ResNet {
+        let init = Init { seed, device, start, blur_pool: self.blur_pool() };
         let mut stages = (0..4).map(|stage| init.stage(self, stage));
         let mut next = || stages.next().unwrap_or_default();
         ResNet {
@@ -62,7 +82,8 @@ impl ResNetConfig {
 struct Init<'a> {
     seed: u64,
     device: &'a Device,
-    last_gain: f32,
+    start: Start,
+    blur_pool: bool,
 }
 
 impl Init<'_> {
@@ -99,7 +120,7 @@ impl Init<'_> {
                 conv2: conv("conv2", width, width, 3, stride),
                 bn2: self.norm(width, 1.0),
                 conv3: Some(conv("conv3", width, output, 1, 1)),
-                bn3: Some(self.norm(output, self.last_gain)),
+                bn3: Some(self.norm(output, self.start.last_gain)),
                 downsample,
             }
         } else {
@@ -107,7 +128,7 @@ impl Init<'_> {
                 conv1: conv("conv1", input, output, 3, stride),
                 bn1: self.norm(output, 1.0),
                 conv2: conv("conv2", output, output, 3, 1),
-                bn2: self.norm(output, self.last_gain),
+                bn2: self.norm(output, self.start.last_gain),
                 conv3: None,
                 bn3: None,
                 downsample,
@@ -117,7 +138,8 @@ impl Init<'_> {
 
     fn conv(&self, path: &str, input: usize, output: usize, size: usize, stride: usize) -> Conv {
         let std = (2.0 / (output * size * size) as f64).sqrt();
-        Conv::new(self.normal(&format!("{path}.weight"), [output, input, size, size], std), stride)
+        let weight = self.normal(&format!("{path}.weight"), [output, input, size, size], std);
+        Conv::new(weight, stride, self.blur_pool && stride > 1 && input >= BLUR_CHANNELS_MIN)
     }
 
     fn norm(&self, channels: usize, weight: f32) -> BatchNorm {
@@ -127,12 +149,23 @@ impl Init<'_> {
 
     fn linear(&self, path: &str, input: usize, output: usize) -> Linear {
         let bound = 1.0 / (input as f64).sqrt();
-        let mut draws = Draws::new(self.seed, &format!("{path}.bias"));
-        let bias = (0..output).map(|_| ((2.0 * draws.uniform() - 1.0) * bound) as f32).collect();
+        let (weight, bias) = (format!("{path}.weight"), format!("{path}.bias"));
         Linear {
-            weight: self.normal(&format!("{path}.weight"), [output, input], 0.01),
-            bias: self.param([output], bias),
+            weight: match self.start.fc_std {
+                Some(std) => self.normal(&weight, [output, input], std),
+                None => self.uniform(&weight, [output, input], bound),
+            },
+            bias: match self.start.fc_bias {
+                Some(value) => self.param([output], vec![value; output]),
+                None => self.uniform(&bias, [output], bound),
+            },
         }
+    }
+
+    fn uniform<const D: usize>(&self, path: &str, shape: [usize; D], bound: f64) -> Param<Tensor<D>> {
+        let mut draws = Draws::new(self.seed, path);
+        let count = shape.iter().product();
+        self.param(shape, (0..count).map(|_| ((2.0 * draws.uniform() - 1.0) * bound) as f32).collect())
     }
 
     fn normal<const D: usize>(&self, path: &str, shape: [usize; D], std: f64) -> Param<Tensor<D>> {

@@ -6,17 +6,21 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use crate::blur::blur;
+
 /// A square convolution without bias, zero-padded so that stride 1 keeps the image's size.
 #[derive(Module, Debug)]
 pub struct Conv {
     /// `[out, in, size, size]`.
     pub weight: Param<Tensor<4>>,
     stride: usize,
+    /// Whether its input is blurred first.
+    pub(crate) blurs: bool,
 }
 
 impl Conv {
-    pub(crate) fn new(weight: Param<Tensor<4>>, stride: usize) -> Self {
-        Self { weight, stride }
+    pub(crate) fn new(weight: Param<Tensor<4>>, stride: usize, blurs: bool) -> Self {
+        Self { weight, stride, blurs }
     }
 
     /// Convolves, in the input's number type.
@@ -30,6 +34,7 @@ impl Conv {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let weight = as_type_of(self.weight.val(), &x);
         let padding = weight.dims()[2] / 2;
+        let x = if self.blurs { blur(x) } else { x };
         burn_kernels::conv2d(x, weight, self.stride, padding)
     }
 }

@@ -52,13 +52,16 @@
 //!
 //! # Number types
 //!
-//! Activations keep the type of the images. A convolution or the classifier casts its weight to it at use; batch norm
-//! computes in the type of its own parameters and casts back. So half-precision images through a single-precision model
-//! is mixed precision: parameters, their gradients and the running statistics stay in single precision.
+//! Activations keep the type of the images. A convolution or the classifier casts its weight to it at use; batch norm and
+//! the average before the classifier compute in the type of their parameters and cast back. So half-precision images
+//! through a single-precision model is mixed precision: parameters, their gradients and the running statistics stay in
+//! single precision.
 
 mod block;
+mod blur;
 mod config;
 mod count;
+mod depth;
 mod init;
 mod layer;
 mod norm;
@@ -68,8 +71,10 @@ mod stem;
 pub mod weights;
 
 pub use block::Block;
-pub use config::{ConfigError, Depth, ResNetConfig, Stem};
+pub use config::{ConfigError, ResNetConfig, Stem};
 pub use count::LayerCount;
+pub use depth::Depth;
+pub use init::Start;
 pub use layer::{Conv, Linear};
 pub use norm::BatchNorm;
 pub use resnet::{ParamInfo, ResNet};

@@ -62,19 +62,18 @@ impl BatchNorm {
     /// [`ResNetConfig::check_train_batch`](crate::ResNetConfig::check_train_batch) asks beforehand.
     #[must_use]
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let own = as_type_of(x.clone(), &self.weight.val());
         if self.trains(&x) {
-            return as_type_of(self.train(own, None, false), &x);
+            return self.train(x, None, false);
         }
         let (weight, bias) = (self.weight.val(), self.bias.val());
         let (mean, var) = (self.running_mean.value(), self.running_var.value());
+        let own = as_type_of(x.clone(), &weight);
         as_type_of(module::batch_norm(own, weight, bias, mean, var, EPSILON), &x)
     }
 
-    /// `relu(forward(x) + residual)`: one operation where the images have the parameters' number type. Elsewhere the
-    /// addition and the ReLU are done in the images' type, as they would be without this.
+    /// `relu(forward(x) + residual)`; while training one operation, which rounds once.
     pub(crate) fn forward_relu(&self, x: Tensor<4>, residual: Option<Tensor<4>>) -> Tensor<4> {
-        if self.trains(&x) && x.dtype() == self.weight.val().dtype() {
+        if self.trains(&x) {
             return self.train(x, residual, true);
         }
         let y = self.forward(x);

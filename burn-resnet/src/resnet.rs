@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, module};
 
 use crate::block::Block;
 use crate::config::ResNetConfig;
-use crate::layer::{Conv, Linear};
+use crate::layer::{Conv, Linear, as_type_of};
 use crate::norm::BatchNorm;
 
 /// A residual network for images. Made by [`ResNetConfig::init`].
@@ -60,7 +60,9 @@ impl ResNet {
     /// Output of the last block to logits: global average, classifier.
     #[must_use]
     pub fn head(&self, x: Tensor<4>) -> Tensor<2> {
-        self.fc.forward(module::adaptive_avg_pool2d(x, [1, 1]).flatten(1, 3))
+        // A sum over an image in 16 bits would lose its last pixels; the classifier gets the images' type again.
+        let pooled = module::adaptive_avg_pool2d(as_type_of(x.clone(), &self.fc.weight.val()), [1, 1]);
+        self.fc.forward(as_type_of(pooled.flatten(1, 3), &x))
     }
 
     /// The gains and offsets of every batch norm, chosen by the module's type and not by its name: what weight decay

@@ -267,3 +267,73 @@ fn exported_for_torchvision() {
         assert_eq!((counter.dtype(), counter.shape()), (safetensors::Dtype::I64, &[][..]));
     }
 }
+
+fn blurred() -> ResNetConfig {
+    ResNetConfig::new(Depth::D8, 10).unwrap().with_blur_pool(true)
+}
+
+#[test]
+fn blur_pools_are_written_under_the_names_of_ffcv() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("blurred.safetensors");
+    let config = ResNetConfig::new(Depth::D50, 1000).unwrap().with_blur_pool(true);
+    weights::save(&path, &config.init(1, &cpu()), &BTreeMap::new()).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let line = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        let shape: Vec<_> = view.shape().iter().map(usize::to_string).collect();
+        format!("{name} {}", shape.join("x"))
+    };
+    let mut got: Vec<_> = file.tensors().into_iter().map(line).collect();
+    let names = Fixture::open("blur.safetensors").metadata("resnet50.names");
+    let mut expected: Vec<_> = names.lines().map(str::to_owned).collect();
+    got.sort();
+    expected.sort();
+    assert_eq!(got, expected);
+    let filter = file.tensor("layer2.0.downsample.0.blur_filter").unwrap();
+    let values = filter.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    let expected = [1.0, 2.0, 1.0, 2.0, 4.0, 2.0, 1.0, 2.0, 1.0].map(|weight| weight / 16.0);
+    assert!(values.eq(expected.into_iter().cycle().take(9 * 256)));
+}
+
+#[test]
+fn a_network_with_blur_pools_comes_back_and_fits_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let [with, without] = ["with", "without"].map(|name| folder.path().join(name));
+    for_each_cpu_device(|backend, device| {
+        let plain = blurred().with_blur_pool(false);
+        let (mut model, mut other) = (hashed_model(&blurred(), &device), hashed_model(&plain, &device));
+        weights::save(&with, &model, &BTreeMap::new()).unwrap();
+        weights::save(&without, &other, &BTreeMap::new()).unwrap();
+
+        let loaded = weights::load(&with, &device).unwrap();
+        assert_eq!(loaded.config(), &blurred(), "{backend}");
+        assert_eq!(to_named(&loaded), to_named(&model), "{backend}");
+        let x = || images("a", [2, 3, 16, 16], &device);
+        assert_eq!(values(loaded.forward(x())), values(model.forward(x())), "{backend}");
+        assert_ne!(values(loaded.forward(x())), values(other.forward(x())), "{backend}");
+
+        let error = load_error(&with, &mut other).to_string();
+        assert!(error.contains("2 left over (layer2.0.conv1.blur_filter, layer3.0.conv1.b"), "{error}");
+        let error = load_error(&without, &mut model).to_string();
+        assert!(error.contains("2 missing (layer2.0.conv1.blur_filter, layer3.0.conv1.b"), "{error}");
+    });
+}
+
+#[test]
+fn another_filter_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sharpened.safetensors");
+    let mut model = blurred().init(1, &cpu());
+    weights::save(&path, &model, &BTreeMap::new()).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The first value of the first filter: filters are nothing but sixteenths.
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let text = String::from_utf8(bytes[8..8 + header].to_vec()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let at = json["layer2.0.conv1.blur_filter"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[8 + header + at..][..4].copy_from_slice(&0.5f32.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = load_error(&path, &mut model).to_string();
+    assert!(error.contains("layer2.0.conv1.blur_filter is another filter"), "{error}");
+}

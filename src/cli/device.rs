@@ -1,10 +1,8 @@
 //! The one place that names a backend: from the words of `--device` to a device that works.
 
-use std::panic;
-
 use burn::tensor::{Device, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 
 /// Every device that some build knows.
 const KINDS: &[&str] = &["flex", "ndarray", "cuda", "wgpu", "vulkan"];
@@ -48,30 +46,23 @@ pub(super) fn find(name: &str) -> Result<Device> {
     }
 }
 
-/// A device on which one addition works. The libraries below panic where there is none; their message becomes one
-/// line of ours.
-fn tried(name: &str, make: impl Fn() -> Device + panic::UnwindSafe + panic::RefUnwindSafe) -> Result<Device> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let device = panic::catch_unwind(|| {
+/// Whether a device of this name has a memory of its own.
+pub(super) fn is_gpu(name: &str) -> bool {
+    !matches!(name, "flex" | "ndarray")
+}
+
+/// A device on which one addition works.
+fn tried(name: &str, make: impl Fn() -> Device) -> Result<Device> {
+    let device = caught(|| {
         let device = make();
         let two = Tensor::<1>::ones([1], &device) + 1.0;
         (two.into_scalar::<f32>() == 2.0).then_some(device)
     });
-    panic::set_hook(hook);
     match device {
         Ok(Some(device)) => Ok(device),
         Ok(None) => Err(Error::run(format!("device {name} computes 1 + 1 wrongly: do not use it"))),
-        Err(cause) => {
-            let cause = cause
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| cause.downcast_ref::<&str>().copied())
-                .and_then(|text| text.lines().next())
-                .unwrap_or("no reason given");
-            Err(Error::run(format!(
-                "device {name} cannot be used: {cause}; is there such a device, and its driver?"
-            )))
-        }
+        Err(cause) => Err(Error::run(format!(
+            "device {name} cannot be used: {cause}; is there such a device, and its driver?"
+        ))),
     }
 }

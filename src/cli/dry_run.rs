@@ -1,9 +1,11 @@
-//! What `sprint train --dry-run` prints: the phases of a plan as a table. Text from numbers; nothing is carried out.
+//! `sprint train --dry-run`: a recipe as a table of its phases, or as TOML. Nothing is carried out.
 
-use burn_dist::WorldSize;
+use burn_dist::{Rank, WorldSize};
 
+use super::train::{Args, open_pictures, planned_world_size, to_toml};
 use crate::{
-    config::{DataFacts, Plan},
+    config::{DataConfig, DataFacts, Plan, beside_plan},
+    error::Result,
     recipe::{Phase, Ramp, RampRule, ValCrop},
     record::learning_rate,
 };
@@ -15,6 +17,35 @@ pub(super) enum Form {
     Table,
     /// The configuration, which --config reads
     Toml,
+}
+
+/// Prints the recipe, by rank 0 of those that a launcher started.
+pub(super) fn print(args: &Args, form: Form, launched: Option<Rank>) -> Result<()> {
+    let has_data = args.sources().resolve()?.data.path.is_some();
+    // Without pictures the recipe's own are meant, and with them its ranks.
+    let world_size = launched.map(Rank::world_size).or(has_data.then_some(WorldSize::ONE));
+    let (config, said) = args.configuration(world_size)?;
+    if launched.is_some_and(|rank| !rank.is_main()) {
+        return Ok(());
+    }
+    said.iter().for_each(|line| eprintln!("{line}"));
+    let world_size = world_size.unwrap_or_else(|| planned_world_size(&config));
+    let DataConfig { planned_images, planned_classes, .. } = config.data;
+    let facts = match planned_images.zip(planned_classes).filter(|_| !has_data) {
+        Some((num_train, num_classes)) => DataFacts { num_train, num_classes, channels: 3 },
+        None => DataFacts::of(&open_pictures(&config)?.main().train),
+    };
+    let plan = Plan::new(config, facts, world_size)?;
+    match form {
+        Form::Toml => print!("{}", to_toml(&plan.config)?),
+        Form::Table => {
+            print!("{}", table(&plan, facts, world_size));
+            if let Some(line) = beside_plan(&plan.config, &plan.schedule, world_size) {
+                eprintln!("{line}");
+            }
+        }
+    }
+    Ok(())
 }
 
 const NUM_COLUMNS: usize = 13;
@@ -38,7 +69,7 @@ const IS_WORD: [bool; NUM_COLUMNS] =
     [false, false, false, true, true, false, false, false, false, true, false, false, false];
 
 /// The table, with a line about the network and the data above it.
-pub(super) fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize) -> String {
+fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize) -> String {
     let schedule = &plan.schedule;
     let ranks = world_size.count() as u64;
     let mut rows = vec![HEADER.map(str::to_owned)];

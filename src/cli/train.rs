@@ -13,13 +13,13 @@ use super::{device, dry_run, run_folder};
 use crate::{
     cluster::Price,
     config::{
-        ClusterConfig, DataConfig, DataFacts, Plan, Sources, TrainConfig, beside_plan, scale_epochs,
+        ClusterConfig, DataFacts, Plan, Sources, TrainConfig, beside_plan, scale_epochs,
         set_global_batch_size,
     },
-    data::{self, Location, Pair},
+    data::{Copies, Location, Pair},
     error::{Error, Result},
     record::{DawnInfo, EndReason, ProgressMode, RunInfo},
-    train::{CONFIG, Job, Outcome, Stop, num_machines, run},
+    train::{CONFIG, Job, Outcome, Stop, cost_per_hour, num_machines, run},
 };
 
 /// Seconds between two lines of progress where there is no terminal.
@@ -102,7 +102,7 @@ impl Args {
 
     /// What the user said of the configuration, as it is for `world_size` ranks, or for those that the recipe was made
     /// for; and what is to be said of it.
-    fn configuration(&self, world_size: Option<WorldSize>) -> Result<(TrainConfig, Vec<String>)> {
+    pub(super) fn configuration(&self, world_size: Option<WorldSize>) -> Result<(TrainConfig, Vec<String>)> {
         let mut config = self.sources().resolve()?;
         let mut said = Vec::new();
         if let Some(factor) = self.scale_epochs {
@@ -117,14 +117,14 @@ impl Args {
 }
 
 /// The ranks that a recipe was made for.
-fn planned_world_size(config: &TrainConfig) -> WorldSize {
+pub(super) fn planned_world_size(config: &TrainConfig) -> WorldSize {
     config.cluster.and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE)
 }
 
 pub(super) fn train(args: Args) -> Result<()> {
     let launched = env::identity(&|name| std::env::var(name).ok())?.map(|identity| identity.rank);
     if let Some(form) = args.dry_run {
-        return dry_run(&args, form, launched);
+        return dry_run::print(&args, form, launched);
     }
     let world_size = launched.map_or(WorldSize::ONE, Rank::world_size);
     let (mut config, said) = match args.out.as_deref().filter(|_| args.resume).map(|out| out.join(CONFIG)) {
@@ -166,14 +166,14 @@ fn train_together(
     let config = of_rank_0(comm, config)?;
     let device = device::find(&config.device)?;
     let pictures = open_pictures(&config)?;
-    let facts = DataFacts::of(&pictures.train);
+    let facts = DataFacts::of(&pictures.main().train);
     let plan = Plan::new(config, facts, rank.world_size())?;
 
     let now_s = run_folder::now_s();
     let out = out.unwrap_or_else(|| run_folder::named(&plan.config.name, now_s));
     if rank.is_main() {
         check_folder(&out, resume)?;
-        eprintln!("{}", in_words(&plan, facts, &pictures, rank.world_size(), &out));
+        eprintln!("{}", in_words(&plan, facts, pictures.main(), rank.world_size(), &out));
         let goes_on = out.join(CONFIG).exists();
         let differs = beside_plan(&plan.config, &plan.schedule, rank.world_size()).filter(|_| !goes_on);
         differs.into_iter().for_each(|line| eprintln!("{line}"));
@@ -185,6 +185,7 @@ fn train_together(
         comm: comm.clone(),
         out: &out,
         resume,
+        rehearse: plan.config.rehearse.applies(device::is_gpu(&plan.config.device)),
         stop: stop_on_signal(rank.is_main())?,
         progress: if rank.is_main() { ProgressMode::detect(HEARTBEAT_S) } else { ProgressMode::Silent },
         info: info(&plan, comm, now_s)?,
@@ -224,35 +225,6 @@ fn in_words(plan: &Plan, facts: DataFacts, pictures: &Pair, world_size: WorldSiz
     )
 }
 
-/// Prints the recipe, by rank 0 of those that a launcher started.
-fn dry_run(args: &Args, form: dry_run::Form, launched: Option<Rank>) -> Result<()> {
-    let has_data = args.sources().resolve()?.data.path.is_some();
-    // Without pictures the recipe's own are meant, and with them its ranks.
-    let world_size = launched.map(Rank::world_size).or(has_data.then_some(WorldSize::ONE));
-    let (config, said) = args.configuration(world_size)?;
-    if launched.is_some_and(|rank| !rank.is_main()) {
-        return Ok(());
-    }
-    said.iter().for_each(|line| eprintln!("{line}"));
-    let world_size = world_size.unwrap_or_else(|| planned_world_size(&config));
-    let DataConfig { planned_images, planned_classes, .. } = config.data;
-    let facts = match planned_images.zip(planned_classes).filter(|_| !has_data) {
-        Some((num_train, num_classes)) => DataFacts { num_train, num_classes, channels: 3 },
-        None => DataFacts::of(&open_pictures(&config)?.train),
-    };
-    let plan = Plan::preview(config, facts, world_size)?;
-    match form {
-        dry_run::Form::Toml => print!("{}", to_toml(&plan.config)?),
-        dry_run::Form::Table => {
-            print!("{}", dry_run::table(&plan, facts, world_size));
-            if let Some(line) = beside_plan(&plan.config, &plan.schedule, world_size) {
-                eprintln!("{line}");
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The configuration of the run in the folder; whatever else the user says must agree with it.
 fn resumed(args: &Args, world_size: WorldSize, path: PathBuf) -> Result<TrainConfig> {
     let saved = Sources { config: Some(path.clone()), ..Sources::default() }.resolve()?;
@@ -273,7 +245,7 @@ fn resumed(args: &Args, world_size: WorldSize, path: PathBuf) -> Result<TrainCon
     Ok(saved)
 }
 
-fn open_pictures(config: &TrainConfig) -> Result<Pair> {
+pub(super) fn open_pictures(config: &TrainConfig) -> Result<Copies> {
     let location = match (&config.data.path, config.data.planned_images) {
         (Some(path), _) => Location::Path(path.clone()),
         (None, None) => Location::Embedded,
@@ -284,7 +256,8 @@ fn open_pictures(config: &TrainConfig) -> Result<Pair> {
             )));
         }
     };
-    Ok(data::open_pair(&location, None, config.data.val_fraction)?)
+    let names = config.phase.iter().filter_map(|phase| phase.data.as_deref());
+    Ok(Copies::open(&location, names, config.data.val_fraction)?)
 }
 
 /// Refuses a folder that another run has.
@@ -306,7 +279,7 @@ fn make_absolute(config: &mut TrainConfig) -> Result<()> {
     Ok(())
 }
 
-fn to_toml(config: &TrainConfig) -> Result<String> {
+pub(super) fn to_toml(config: &TrainConfig) -> Result<String> {
     toml::to_string(config).map_err(Error::run)
 }
 
@@ -349,8 +322,7 @@ fn info(plan: &Plan, comm: &Communicator, now_s: f64) -> Result<RunInfo> {
         ("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
     ]);
     let world_size = comm.rank().world_size();
-    let cost_per_hour = plan.price.as_ref().map(|price| price.of(num_machines(comm), 3600.0).on_demand_usd);
-    let dawn = DawnInfo { cost_per_hour, ..dawn_info(plan, world_size, now_s)? };
+    let dawn = DawnInfo { cost_per_hour: cost_per_hour(plan, comm), ..dawn_info(plan, world_size, now_s)? };
     Ok(RunInfo { world_size: world_size.count() as u32, environment, dawn })
 }
 
@@ -396,5 +368,8 @@ fn tell(outcome: &Outcome, out: &Path, price: Option<(&Price, u32)>) -> Result<(
         seconds / 60,
         seconds % 60
     );
+    if let Some((size, center)) = outcome.center {
+        println!("top-1 {:.2} %, top-5 {:.2} % by a centre crop of {size} px", center.top1, center.top5);
+    }
     Ok(())
 }

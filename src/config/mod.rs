@@ -5,7 +5,6 @@ mod adapt;
 mod check;
 mod keys;
 mod layers;
-mod not_built;
 mod plan;
 mod train;
 
@@ -14,5 +13,5 @@ pub use layers::Sources;
 pub use plan::{DataFacts, Normalization, Plan, Target};
 pub use train::{
     CheckpointConfig, ClusterConfig, DataConfig, DistributedConfig, Ema, Loss, LossScale, ModelConfig,
-    OptimizerConfig, OptimizerRule, Precision, TrainConfig,
+    OptimizerConfig, OptimizerRule, Precision, Rehearse, TrainConfig,
 };

@@ -1,12 +1,11 @@
 //! The checked form of a configuration: every number in range, the network and the schedule fixed. Pure.
 
 use burn_dist::rank::{Rank, WorldSize};
-use burn_resnet::ResNetConfig;
+use burn_resnet::{ResNetConfig, Start};
 
 use super::{
-    TrainConfig,
+    Loss, TrainConfig,
     check::{check, check_phase},
-    not_built::not_built_yet,
 };
 use crate::{
     cluster::Price,
@@ -47,6 +46,8 @@ pub struct Plan {
     pub config: TrainConfig,
     /// The network.
     pub model: ResNetConfig,
+    /// The weights that it starts from, unless they come from a file.
+    pub start: Start,
     /// Every step's place.
     pub schedule: Schedule,
     /// What is subtracted from and divided out of pixels.
@@ -64,15 +65,18 @@ pub struct Normalization {
     pub mean: Vec<f32>,
     /// One value a channel.
     pub std: Vec<f32>,
+    /// Whether it is done in half precision, as in the run of 2018: each number is rounded to IEEE's 16 bits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub half: bool,
 }
 
 impl Normalization {
     /// ImageNet's, which nearly every pretrained network was trained with; for grey images their average.
     pub fn imagenet(channels: usize) -> Self {
         if channels == 1 {
-            Self { mean: vec![0.449], std: vec![0.226] }
+            Self { mean: vec![0.449], std: vec![0.226], half: false }
         } else {
-            Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
+            Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225], half: false }
         }
     }
 }
@@ -117,13 +121,6 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] names the key, what it was and what it may be.
     pub fn new(config: TrainConfig, data: DataFacts, world_size: WorldSize) -> Result<Self> {
-        let plan = Self::preview(config, data, world_size)?;
-        not_built_yet(&plan.config)?;
-        Ok(plan)
-    }
-
-    /// The plan of a recipe that this program may not be able to carry out.
-    pub(crate) fn preview(config: TrainConfig, data: DataFacts, world_size: WorldSize) -> Result<Self> {
         let model = model(&config, data)?;
         check(&config)?;
         for (index, phase) in config.phase.iter().enumerate() {
@@ -148,7 +145,8 @@ impl Plan {
         let normalization = normalization(&config, data.channels)?;
         let price = config.price.as_deref().map(Price::parse).transpose().map_err(Error::usage)?;
         let target = config.stop_at.as_deref().map(str::parse).transpose()?;
-        Ok(Self { config, model, schedule, normalization, target, price })
+        let start = start(&config, data.num_classes);
+        Ok(Self { config, model, start, schedule, normalization, target, price })
     }
 }
 
@@ -162,7 +160,19 @@ fn model(config: &TrainConfig, data: DataFacts) -> Result<ResNetConfig> {
     if let Some(stem) = config.model.stem {
         model = model.with_stem(stem);
     }
-    Ok(model)
+    Ok(model.with_blur_pool(config.model.blur_pool))
+}
+
+fn start(config: &TrainConfig, num_classes: usize) -> Start {
+    Start {
+        last_gain: if config.model.zero_gamma { 0.0 } else { 1.0 },
+        fc_std: config.model.fc_std,
+        fc_bias: match config.optimizer.loss {
+            Loss::CrossEntropy => None,
+            // Sigmoids that begin at 1 in K: else the first steps do nothing but find out that most classes are wrong.
+            Loss::Bce => Some(-(num_classes as f32).ln()),
+        },
+    }
 }
 
 fn normalization(config: &TrainConfig, channels: usize) -> Result<Normalization> {
@@ -179,5 +189,5 @@ fn normalization(config: &TrainConfig, channels: usize) -> Result<Normalization>
     if std.iter().any(|&value| value <= 0.0) {
         return Err(Error::usage(format!("data.std is {std:?}: expected numbers above 0")));
     }
-    Ok(Normalization { mean, std })
+    Ok(Normalization { mean, std, half: config.data.half_normalization })
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use burn_dist::{BucketConfig, DataParallelConfig, WorldSize};
+use burn_dist::{BucketConfig, DataParallelConfig, NonFinite, WorldSize};
 use burn_resnet::{Depth, Stem};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,10 @@ pub struct TrainConfig {
     /// if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// Whether a step of every shape is tried before the clock starts, so that memory runs out then or never: `true`,
+    /// `false`, or `auto`: on a GPU.
+    #[serde(default)]
+    pub rehearse: Rehearse,
     /// What a machine costs for an hour, so that the record tells what the run has cost: US dollars such as `"24.48"`, or
     /// the name of a price in `clusters/prices.toml`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +103,28 @@ pub enum LossScale {
     /// The same for the whole run.
     #[serde(untagged)]
     Static(f64),
+}
+
+/// Whether memory is rehearsed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", expecting = "true, false or \"auto\"")]
+pub enum Rehearse {
+    /// Where memory is scarce and the first step of a shape costs time anyway: on a GPU.
+    #[default]
+    Auto,
+    /// As the user said.
+    #[serde(untagged)]
+    Fixed(bool),
+}
+
+impl Rehearse {
+    /// The answer for a device of this kind.
+    pub fn applies(self, is_gpu: bool) -> bool {
+        match self {
+            Self::Auto => is_gpu,
+            Self::Fixed(wanted) => wanted,
+        }
+    }
 }
 
 /// The network. Classes and channels come from the data.
@@ -347,9 +373,9 @@ impl Default for DistributedConfig {
 
 impl DistributedConfig {
     /// As burn-dist takes it.
-    pub(crate) fn data_parallel(&self) -> DataParallelConfig {
+    pub(crate) fn data_parallel(&self, non_finite: NonFinite) -> DataParallelConfig {
         let buckets = BucketConfig { first_bytes: self.first_bucket_bytes, cap_bytes: self.bucket_bytes };
-        DataParallelConfig { buckets, ..DataParallelConfig::default() }
+        DataParallelConfig { buckets, non_finite }
     }
 }
 

@@ -4,12 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    hash::{Hash, Hasher},
     io::{self, BufReader},
     path::{Component, Path, PathBuf},
 };
 
 use super::{
-    decode::{MAX_FILE_BYTES, decode},
+    decode::{MAX_FILE_BYTES, decode, dimensions_by},
     error::{DataError, SampleError, SampleFault},
     layout::{self, Classes},
     picture::{Channels, Picture},
@@ -156,6 +157,20 @@ impl Tar {
         let file = File::open(path).map_err(|source| DataError::Unreadable { path: path.into(), source })?;
         Ok(Self { path: path.into(), file, class_names: names, pictures })
     }
+
+    /// The first `limit_bytes` of a picture's file, or all of it if it is shorter.
+    fn bytes(&self, index: usize, limit_bytes: u64) -> Result<Vec<u8>, SampleFault> {
+        let place = &self.pictures[index].1;
+        if place.num_bytes > MAX_FILE_BYTES {
+            return Err(SampleFault::FileTooLarge {
+                got_bytes: place.num_bytes,
+                limit_bytes: MAX_FILE_BYTES,
+            });
+        }
+        let mut bytes = vec![0; place.num_bytes.min(limit_bytes) as usize];
+        read_exact_at(&self.file, &mut bytes, place.offset)?;
+        Ok(bytes)
+    }
 }
 
 impl Source for Tar {
@@ -181,14 +196,22 @@ impl Source for Tar {
 
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
         let named = |fault| SampleError { name: self.name(index), fault };
-        let place = &self.pictures[index].1;
-        if place.num_bytes > MAX_FILE_BYTES {
-            let fault = SampleFault::FileTooLarge { got_bytes: place.num_bytes, limit_bytes: MAX_FILE_BYTES };
-            return Err(named(fault));
-        }
-        let mut bytes = vec![0; place.num_bytes as usize];
-        read_exact_at(&self.file, &mut bytes, place.offset).map_err(|e| named(e.into()))?;
-        decode(&bytes, into).map_err(named)
+        decode(&self.bytes(index, MAX_FILE_BYTES).map_err(named)?, into).map_err(named)
+    }
+
+    fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
+        let named = |fault| SampleError { name: self.name(index), fault };
+        dimensions_by(|limit_bytes| self.bytes(index, limit_bytes)).map_err(named)
+    }
+
+    fn home(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
+    fn fingerprint(&self, index: usize, mut into: &mut dyn Hasher) {
+        let Place { path, offset, num_bytes } = &self.pictures[index].1;
+        let changed = self.file.metadata().and_then(|metadata| metadata.modified()).ok();
+        (path, offset, num_bytes, changed).hash(&mut into);
     }
 }
 

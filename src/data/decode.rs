@@ -18,6 +18,7 @@ use image::{
 };
 use zune_jpeg::{
     JpegDecoder,
+    errors::DecodeErrors,
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
@@ -29,6 +30,9 @@ use super::{
 /// The most bytes a picture's file may have. ImageNet's largest has 15 MB.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
 
+/// Bytes of a file in which its headers are looked for first.
+const HEADERS_BYTES: u64 = 64 << 10;
+
 /// The largest side a JPEG header can state.
 const MAX_JPEG_SIDE: usize = u16::MAX as usize;
 
@@ -38,22 +42,76 @@ const MAX_JPEG_SIDE: usize = u16::MAX as usize;
 ///
 /// Every [`SampleFault`] but those of reading a file; limits are checked before memory is taken.
 pub fn decode(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
-    match file {
-        [] => Err(SampleFault::Empty),
-        [0xFF, 0xD8, 0xFF, ..] => decode_jpeg(file, into),
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => {
-            let damaged = |e: image::ImageError| SampleFault::Damaged { format: "PNG", reason: one_line(e) };
-            decode_with(PngDecoder::new(Cursor::new(file)).map_err(damaged)?, into, damaged)
-        }
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
-            let damaged = |e: image::ImageError| SampleFault::Damaged { format: "WebP", reason: one_line(e) };
-            decode_with(WebPDecoder::new(Cursor::new(file)).map_err(damaged)?, into, damaged)
-        }
-        _ => Err(match other_format(file) {
-            Some(format) => SampleFault::UnsupportedFormat { format },
-            None => SampleFault::NotAPicture,
-        }),
+    match Format::of(file)? {
+        Format::Jpeg => decode_jpeg(file, into),
+        Format::Png => decode_with(PngDecoder::new(Cursor::new(file)).map_err(png)?, into, png),
+        Format::WebP => decode_with(WebPDecoder::new(Cursor::new(file)).map_err(webp)?, into, webp),
     }
+}
+
+/// The `(width, height)` that [`decode`] would give, from the headers alone; what follows them may be missing.
+///
+/// # Errors
+///
+/// As [`decode`], as far as headers show it.
+pub fn dimensions(file: &[u8]) -> Result<(usize, usize), SampleFault> {
+    let (width, height) = match Format::of(file)? {
+        Format::Jpeg => jpeg_headers(file)?.1,
+        Format::Png => PngDecoder::new(Cursor::new(file)).map_err(png)?.dimensions(),
+        Format::WebP => WebPDecoder::new(Cursor::new(file)).map_err(webp)?.dimensions(),
+    };
+    check_num_pixels(width.into(), height.into())?;
+    Ok((width as usize, height as usize))
+}
+
+/// As [`dimensions`], of a file that `read` gives at most so many bytes of, from its start.
+///
+/// # Errors
+///
+/// As [`dimensions`], and those of `read`.
+pub(crate) fn dimensions_by(
+    read: impl Fn(u64) -> Result<Vec<u8>, SampleFault>,
+) -> Result<(usize, usize), SampleFault> {
+    let start = read(HEADERS_BYTES)?;
+    match dimensions(&start) {
+        // The headers may be longer, by a colour profile or a thumbnail.
+        Err(_) if start.len() as u64 == HEADERS_BYTES => dimensions(&read(MAX_FILE_BYTES)?),
+        result => result,
+    }
+}
+
+/// The formats that are decoded.
+enum Format {
+    Jpeg,
+    Png,
+    WebP,
+}
+
+impl Format {
+    fn of(file: &[u8]) -> Result<Self, SampleFault> {
+        match file {
+            [] => Err(SampleFault::Empty),
+            [0xFF, 0xD8, 0xFF, ..] => Ok(Self::Jpeg),
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Ok(Self::Png),
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok(Self::WebP),
+            _ => Err(match other_format(file) {
+                Some(format) => SampleFault::UnsupportedFormat { format },
+                None => SampleFault::NotAPicture,
+            }),
+        }
+    }
+}
+
+fn jpeg(error: DecodeErrors) -> SampleFault {
+    SampleFault::Damaged { format: "JPEG", reason: one_line(error) }
+}
+
+fn png(error: image::ImageError) -> SampleFault {
+    SampleFault::Damaged { format: "PNG", reason: one_line(error) }
+}
+
+fn webp(error: image::ImageError) -> SampleFault {
+    SampleFault::Damaged { format: "WebP", reason: one_line(error) }
 }
 
 /// The formats of torchvision's extensions, and others one meets, that are known but not decoded.
@@ -74,33 +132,38 @@ fn other_format(file: &[u8]) -> Option<&'static str> {
 
 /// JPEG by zune-jpeg itself: `image` always asks it to make up pixels for data that are missing.
 fn decode_jpeg(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
-    let damaged =
-        |e: zune_jpeg::errors::DecodeErrors| SampleFault::Damaged { format: "JPEG", reason: one_line(e) };
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(MAX_JPEG_SIDE)
-        .set_max_height(MAX_JPEG_SIDE);
     if !has_end_of_image(file) {
         let reason = "it ends before its end-of-image marker".into();
         return Err(SampleFault::Damaged { format: "JPEG", reason });
     }
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
-    decoder.decode_headers().map_err(damaged)?;
-    let (Some((width, height)), Some(space)) = (decoder.dimensions(), decoder.input_colorspace()) else {
-        return Err(SampleFault::Damaged { format: "JPEG", reason: "no frame header".into() });
-    };
+    let (mut decoder, (width, height), space) = jpeg_headers(file)?;
     let (channels, space) = match space {
         ColorSpace::Luma => (Channels::Grey, ColorSpace::Luma),
         _ => (Channels::Rgb, ColorSpace::RGB),
     };
     decoder.set_options(decoder.options().jpeg_set_out_colorspace(space));
-    let pixels = into.reshape(width, height, channels)?;
+    let pixels = into.reshape(width as usize, height as usize, channels)?;
     match decoder.output_buffer_size() {
-        Some(bytes) if bytes == pixels.len() => decoder.decode_into(pixels).map_err(damaged),
+        Some(bytes) if bytes == pixels.len() => decoder.decode_into(pixels).map_err(jpeg),
         _ => Err(SampleFault::Damaged {
             format: "JPEG",
             reason: "its components have no known meaning".into(),
         }),
+    }
+}
+
+/// A decoder that has read the headers, the `(width, height)`, and the components' meaning.
+fn jpeg_headers(file: &[u8]) -> Result<(JpegDecoder<ZCursor<&[u8]>>, (u32, u32), ColorSpace), SampleFault> {
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(MAX_JPEG_SIDE)
+        .set_max_height(MAX_JPEG_SIDE);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers().map_err(jpeg)?;
+    match (decoder.dimensions(), decoder.input_colorspace()) {
+        // Sides of at most MAX_JPEG_SIDE.
+        (Some((width, height)), Some(space)) => Ok((decoder, (width as u32, height as u32), space)),
+        _ => Err(SampleFault::Damaged { format: "JPEG", reason: "no frame header".into() }),
     }
 }
 

@@ -104,6 +104,14 @@ pub enum DataError {
         /// The part that was asked for.
         split: Split,
     },
+    /// A copy in another size that cannot stand for the data set.
+    #[error("data copy {path} {reason}")]
+    Copy {
+        /// The copy's folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An IDX file that contradicts itself or its partner.
     #[error("IDX file {path}: {fault}")]
     Idx {

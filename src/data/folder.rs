@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     fs,
+    hash::{Hash, Hasher},
     io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use super::{
-    decode::{MAX_FILE_BYTES, decode},
+    decode::{MAX_FILE_BYTES, decode, dimensions_by},
     error::{DataError, SampleError, SampleFault},
     layout::{self, Classes},
     picture::{Channels, Picture},
@@ -21,6 +22,7 @@ const MAX_DEPTH: usize = 64;
 /// Pictures in class folders.
 #[derive(Debug)]
 pub(crate) struct Folder {
+    root: PathBuf,
     class_names: Vec<String>,
     pictures: Vec<(u32, PathBuf)>,
 }
@@ -49,7 +51,7 @@ impl Folder {
         if !empty.is_empty() {
             return Err(DataError::EmptyClasses { path: root.into(), classes: empty });
         }
-        Ok(Self { class_names: names, pictures })
+        Ok(Self { root: root.into(), class_names: names, pictures })
     }
 }
 
@@ -77,6 +79,25 @@ impl Source for Folder {
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
         read_file(&self.pictures[index].1, into)
     }
+
+    fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
+        let path = &self.pictures[index].1;
+        let named = |fault| SampleError { name: path.display().to_string(), fault };
+        dimensions_by(|limit_bytes| bytes(path, limit_bytes)).map_err(named)
+    }
+
+    fn home(&self) -> Option<&Path> {
+        Some(&self.root)
+    }
+
+    fn fingerprint(&self, index: usize, mut into: &mut dyn Hasher) {
+        let path = &self.pictures[index].1;
+        path.strip_prefix(&self.root).unwrap_or(path).hash(&mut into);
+        // Of a file without metadata the name must do: reading it will fail.
+        if let Ok(metadata) = fs::metadata(path) {
+            (metadata.len(), metadata.modified().ok()).hash(&mut into);
+        }
+    }
 }
 
 /// Reads and decodes one picture file.
@@ -86,10 +107,11 @@ impl Source for Folder {
 /// A [`SampleError`] that names the file.
 pub fn read_file(path: &Path, into: &mut Picture) -> Result<(), SampleError> {
     let named = |fault| SampleError { name: path.display().to_string(), fault };
-    decode(&bytes(path).map_err(named)?, into).map_err(named)
+    decode(&bytes(path, MAX_FILE_BYTES).map_err(named)?, into).map_err(named)
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, SampleFault> {
+/// The first `limit_bytes` of a file, or all of it if it is shorter.
+fn bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, SampleFault> {
     // Asked before opening: opening a pipe waits for somebody to write to it.
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
@@ -99,8 +121,8 @@ fn bytes(path: &Path) -> Result<Vec<u8>, SampleFault> {
     if got_bytes > MAX_FILE_BYTES {
         return Err(SampleFault::FileTooLarge { got_bytes, limit_bytes: MAX_FILE_BYTES });
     }
-    let mut bytes = Vec::with_capacity(got_bytes as usize);
-    fs::File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+    let mut bytes = Vec::with_capacity(got_bytes.min(limit_bytes) as usize);
+    fs::File::open(path)?.take(limit_bytes).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

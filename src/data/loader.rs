@@ -18,14 +18,15 @@ use std::{
     thread,
 };
 
-use burn_dist::rank::Rank;
-use serde::{Deserialize, Serialize};
+use burn_dist::WorldSize;
 
 use super::{
+    batches::Batches,
     cores::cores,
     error::{DataError, SampleError},
-    picture::Channels,
-    sampler::{Coverage, Plan, Tail},
+    pass::{LoaderConfig, Pass},
+    rect::{PictureSize, Rectangles},
+    sampler::{self, Coverage, Plan},
     slot::{Filling, Slot, lock},
     source::SharedSource,
     transform::Transform,
@@ -34,73 +35,6 @@ use super::{
 
 /// How many bytes of samples a ticket is for: enough that taking it costs nothing beside the work.
 const TICKET_BYTES: usize = 64 << 10;
-
-/// How a loader goes through a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Pass {
-    /// In random order, with random transforms: every rank gets as many batches and samples as the others.
-    Train {
-        /// The run's seed.
-        seed: u64,
-        /// The epoch, from 0.
-        epoch: u64,
-        /// What becomes of the last, incomplete batch.
-        tail: Tail,
-    },
-    /// In the source's order; every picture exactly once over all ranks.
-    Evaluate,
-}
-
-/// What a loader does with a picture that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnBadFile {
-    /// Ends with an error that names it.
-    #[default]
-    Fail,
-    /// Training uses the next picture of the order in its place; evaluation leaves it out. Both report it.
-    Skip,
-}
-
-/// What a [`Loader`] is made of, beside its source.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LoaderConfig {
-    /// What becomes of each picture.
-    pub transform: Transform,
-    /// The channels of the batches: grey pictures are repeated for RGB, RGB ones turned to luma for grey.
-    pub channels: Channels,
-    /// The samples of this rank in a batch.
-    pub batch_size: usize,
-    /// Whose batches: the ranks share the global batches out.
-    pub rank: Rank,
-    /// Training or evaluation.
-    pub pass: Pass,
-    /// The batch to begin with; the batches before it are not made. For resuming within an epoch.
-    pub start_batch: usize,
-    /// The threads; 0 stands for one a processor that this process may use.
-    pub num_workers: usize,
-    /// The batches that may be begun beyond the one consumed last, at least 1.
-    pub batches_ahead: usize,
-    /// What becomes of a bad file.
-    pub on_bad_file: OnBadFile,
-}
-
-impl LoaderConfig {
-    /// A single rank's loader with one thread a processor, 3 batches ahead, that fails on a bad file.
-    pub fn new(transform: Transform, channels: Channels, batch_size: usize, pass: Pass) -> Self {
-        Self {
-            transform,
-            channels,
-            batch_size,
-            rank: Rank::SINGLE,
-            pass,
-            start_batch: 0,
-            num_workers: 0,
-            batches_ahead: 3,
-            on_bad_file: OnBadFile::Fail,
-        }
-    }
-}
 
 /// A batch of samples. Its memory goes back to the loader when it is dropped, but for what was taken out of it.
 pub struct Batch {
@@ -166,13 +100,12 @@ pub struct Loader {
 #[derive(Debug)]
 struct Shared {
     job: Job,
-    plan: Plan,
+    batches: Batches,
     num_images: usize,
     num_batches: usize,
     batches_ahead: usize,
-    samples_per_ticket: usize,
-    size: usize,
     channels: usize,
+    is_alone: bool,
     state: Mutex<State>,
     /// The threads wait here for tickets.
     tickets: Condvar,
@@ -199,48 +132,65 @@ impl Loader {
     ///
     /// [`DataError::Setting`] for a setting that makes no sense.
     pub fn new(source: SharedSource, config: LoaderConfig) -> Result<Self, DataError> {
-        config.transform.check()?;
-        let setting = |field, reason: &str| Err(DataError::Setting { field, reason: reason.into() });
-        if config.batch_size == 0 {
-            return setting("batch_size", "expected at least 1");
-        }
-        if config.batches_ahead == 0 {
-            return setting("batches_ahead", "expected at least 1");
-        }
+        config.check(source.num_images())?;
         let num_images = source.num_images();
-        if num_images == 0 || u32::try_from(num_images).is_err() {
-            return setting("source", &format!("expected 1 to {} pictures, got {num_images}", u32::MAX));
-        }
-        let coverage = match config.pass {
-            Pass::Train { tail, .. } => Coverage::Train(tail),
-            Pass::Evaluate => Coverage::Once,
+        let (coverage, order) = match config.pass {
+            Pass::Train { seed, epoch, tail } => {
+                (Coverage::Train(tail), Some(sampler::order(num_images as u32, seed, epoch)))
+            }
+            Pass::Evaluate => (Coverage::Once, None),
         };
         let plan = Plan::new(num_images, config.batch_size, config.rank, coverage);
-        let num_batches = plan.num_batches();
+        Self::start(source, config, Batches::Alike(plan, config.transform), order)
+    }
+
+    /// Starts the threads for a rectangular validation: batches are chunks of `config.batch_size` pictures of like
+    /// shape, cut to their own shape after the resize of `config.transform`, a [`Transform::CenterCrop`]. `sizes` are
+    /// those of the source's pictures ([`super::sizes::of`]); pictures without one are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Setting`] for a setting that makes no sense.
+    pub fn rectangular(
+        source: SharedSource,
+        config: LoaderConfig,
+        sizes: &[PictureSize],
+    ) -> Result<Self, DataError> {
+        config.check(source.num_images())?;
+        let (Transform::CenterCrop { size, resize }, Pass::Evaluate) = (config.transform, config.pass) else {
+            let reason = "rectangular batches are of an evaluation by centre crops".into();
+            return Err(DataError::Setting { field: "transform", reason });
+        };
+        let chunks = Rectangles::new(sizes, config.batch_size, size);
+        let order = Some(chunks.order().to_vec());
+        Self::start(source, config, Batches::Rectangles { chunks, rank: config.rank, resize }, order)
+    }
+
+    fn start(
+        source: SharedSource,
+        config: LoaderConfig,
+        batches: Batches,
+        order: Option<Vec<u32>>,
+    ) -> Result<Self, DataError> {
+        let num_batches = batches.count();
+        let setting = |field, reason: String| Err(DataError::Setting { field, reason });
         if config.start_batch > num_batches {
-            let reason = format!(
-                "expected at most {num_batches}, the batches of an epoch, got {}",
-                config.start_batch
-            );
-            return setting("start_batch", &reason);
-        }
-        let sample_bytes = config.transform.size().pow(2) * config.channels.count();
-        if sample_bytes.checked_mul(config.batch_size).is_none_or(|bytes| bytes > isize::MAX as usize) {
-            return setting("batch_size", "a batch would not fit in memory");
+            let start = config.start_batch;
+            let reason = format!("expected at most {num_batches}, the batches of an epoch, got {start}");
+            return setting("start_batch", reason);
         }
         let num_workers = match config.num_workers {
             0 => cores(),
             n => n,
         };
         let shared = Arc::new(Shared {
-            job: Job::new(source, config),
-            plan,
-            num_images,
+            num_images: source.num_images(),
+            job: Job::new(source, config, order),
+            batches,
             num_batches,
             batches_ahead: config.batches_ahead,
-            samples_per_ticket: (TICKET_BYTES / sample_bytes).clamp(1, 64),
-            size: config.transform.size(),
             channels: config.channels.count(),
+            is_alone: config.rank.world_size() == WorldSize::ONE,
             state: Mutex::new(State {
                 next: (config.start_batch, 0),
                 consuming: config.start_batch,
@@ -260,7 +210,7 @@ impl Loader {
                 Ok(thread) => loader.threads.push(thread),
                 // Fewer threads than wanted give the same batches.
                 Err(_) if worker > 0 => break,
-                Err(error) => return setting("num_workers", &format!("no thread can be started: {error}")),
+                Err(error) => return setting("num_workers", format!("no thread can be started: {error}")),
             }
         }
         Ok(loader)
@@ -306,8 +256,8 @@ impl Iterator for Loader {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let Some((number, slot)) = self.wait() else {
-                // An evaluation of which nothing was left is no evaluation.
-                if self.num_given == 0 && !self.skipped.is_empty() {
+                // An evaluation of which nothing was left is no evaluation. What other ranks have left is not known here.
+                if self.num_given == 0 && !self.skipped.is_empty() && self.shared.is_alone {
                     let num_tried = self.skipped.len();
                     let first = self.skipped.swap_remove(0);
                     self.skipped.clear();
@@ -324,7 +274,7 @@ impl Iterator for Loader {
             filling.skipped.sort_by_key(|(place, _)| *place);
             self.num_skipped += filling.skipped.len();
             self.skipped.extend(filling.skipped.drain(..).map(|(_, error)| error));
-            let batch = self.shared.batch(number, &mut filling, &mut self.skipped);
+            let batch = self.shared.batch(number, &slot.transform, &mut filling, &mut self.skipped);
             if !batch.is_empty() {
                 self.num_given += 1;
                 return Some(Ok(batch));
@@ -348,15 +298,17 @@ impl Shared {
     /// What a thread does until it is told to stop.
     fn work(&self) {
         let mut scratch = Scratch::default();
-        let sample_bytes = self.job.sample_bytes();
-        let mut images = vec![0; self.samples_per_ticket * sample_bytes];
+        let mut images = Vec::new();
         while let Some((slot, places)) = self.ticket() {
+            let sample_bytes = self.sample_bytes(&slot.transform);
+            images.resize(places.len() * sample_bytes, 0);
             let mut results = Vec::with_capacity(places.len());
             for (place, out) in places.clone().zip(images.chunks_exact_mut(sample_bytes)) {
                 if self.stop.load(Ordering::Relaxed) {
                     return;
                 }
-                results.push(self.job.produce(slot.positions.start + place, &mut scratch, out));
+                let position = slot.positions.start + place;
+                results.push(self.job.produce(position, &slot.transform, &mut scratch, out));
             }
             if slot.fill(places, &images, sample_bytes, results) {
                 // Under the lock, so that the consumer is either waiting or will see it.
@@ -364,6 +316,11 @@ impl Shared {
                 self.ready.notify_all();
             }
         }
+    }
+
+    fn sample_bytes(&self, transform: &Transform) -> usize {
+        let (width, height) = transform.shape();
+        width * height * self.channels
     }
 
     /// The next run of places in a batch, as soon as that batch may be begun; `None` when there is no more.
@@ -379,13 +336,14 @@ impl Shared {
                 continue;
             }
             if begun_samples == 0 {
-                let positions = self.plan.positions(batch);
+                let (positions, transform) = self.batches.get(batch);
                 let mut images = state.free.pop().unwrap_or_default();
-                images.resize(positions.len() * self.job.sample_bytes(), 0);
-                state.begun.push_back(Arc::new(Slot::new(positions, images)));
+                images.resize(positions.len() * self.sample_bytes(&transform), 0);
+                state.begun.push_back(Arc::new(Slot::new(positions, transform, images)));
             }
             let slot = state.begun[batch - state.consuming].clone();
-            let end = (begun_samples + self.samples_per_ticket).min(slot.positions.len());
+            let num_samples = (TICKET_BYTES / self.sample_bytes(&slot.transform)).clamp(1, 64);
+            let end = (begun_samples + num_samples).min(slot.positions.len());
             state.next = if end == slot.positions.len() { (batch + 1, 0) } else { (batch, end) };
             return Some((slot, begun_samples..end));
         }
@@ -395,11 +353,13 @@ impl Shared {
     fn batch(
         self: &Arc<Self>,
         number: usize,
+        transform: &Transform,
         filling: &mut Filling,
         skipped: &mut Vec<SampleError>,
     ) -> Batch {
         let mut images = std::mem::take(&mut filling.images);
-        let sample_bytes = self.job.sample_bytes();
+        let sample_bytes = self.sample_bytes(transform);
+        let (width, height) = transform.shape();
         let indices: Vec<usize> = filling.indices.iter().flatten().copied().collect();
         if indices.len() < filling.indices.len() {
             let left = filling.indices.iter().enumerate().filter(|(_, index)| index.is_some());
@@ -411,7 +371,7 @@ impl Shared {
         Batch {
             images,
             labels: indices.iter().map(|&index| self.job.label(index)).collect(),
-            shape: [indices.len(), self.size, self.size, self.channels],
+            shape: [indices.len(), height, width, self.channels],
             indices,
             number,
             skipped: std::mem::take(skipped),

@@ -60,4 +60,8 @@ impl Source for InMemory {
         pixels.copy_from_slice(&self.pixels[index * image_bytes..][..image_bytes]);
         Ok(())
     }
+
+    fn dimensions(&self, _: usize) -> Result<(usize, usize), SampleError> {
+        Ok((self.width, self.height))
+    }
 }

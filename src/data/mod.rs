@@ -28,7 +28,9 @@
 //! threads, and the global batch k the same set of augmented pictures for any number of ranks.
 
 mod archive;
+mod batches;
 mod cifar;
+mod copies;
 mod cores;
 pub mod crop;
 pub mod decode;
@@ -40,23 +42,29 @@ mod layout;
 pub mod loader;
 mod memory;
 pub mod open;
+pub mod pass;
 pub mod picture;
 pub mod random;
+pub mod rect;
 pub mod resize;
 pub mod sampler;
+pub mod sizes;
 mod slot;
 pub mod source;
 pub mod transform;
 mod view;
 mod worker;
 
+pub use copies::Copies;
 pub use crop::CropRule;
 pub use error::{DataError, SampleError, SampleFault};
 pub use folder::read_file;
 pub use layout::EXTENSIONS;
-pub use loader::{Batch, Loader, LoaderConfig, OnBadFile, Pass};
+pub use loader::{Batch, Loader};
 pub use open::{Location, Pair, Split, open, open_pair};
+pub use pass::{LoaderConfig, OnBadFile, Pass};
 pub use picture::{Channels, Picture};
+pub use rect::{PictureSize, Rectangles};
 pub use sampler::Tail;
 pub use source::{SharedSource, Source};
 pub use transform::Transform;

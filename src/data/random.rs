@@ -7,7 +7,8 @@
 //!
 //! 32 bytes: 8 bytes naming the purpose, then the seed, the epoch and the sample index, each a little-endian
 //! `u64`. The order of an epoch is one stream (`"order\0\0\0"`, index 0), each sample's augmentation another
-//! (`"augment\0"`).
+//! (`"augment\0"`). How a rank mixes a batch is a third, whose purpose is `"mix\0"` and the rank as a little-endian
+//! `u32`, and whose index is the batch's.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -27,6 +28,13 @@ impl Stream {
     /// The stream that augments a sample in an epoch.
     pub fn of_sample(seed: u64, epoch: u64, index: usize) -> Self {
         Self::new(*b"augment\0", seed, epoch, index as u64)
+    }
+
+    /// The stream that decides how a rank mixes the pictures of a batch.
+    pub fn of_mix(seed: u64, epoch: u64, batch: u64, rank: u32) -> Self {
+        let mut purpose = *b"mix\0\0\0\0\0";
+        purpose[4..].copy_from_slice(&rank.to_le_bytes());
+        Self::new(purpose, seed, epoch, batch)
     }
 
     fn new(purpose: [u8; 8], seed: u64, epoch: u64, index: u64) -> Self {
@@ -98,6 +106,9 @@ mod tests {
             Stream::of_sample(1, 2, 0),
             Stream::of_sample(1, 2, 1),
             Stream::of_sample(1, 3, 0),
+            Stream::of_mix(1, 2, 0, 0),
+            Stream::of_mix(1, 2, 1, 0),
+            Stream::of_mix(1, 2, 0, 1),
         ]
         .map(|mut stream| stream.below(u64::MAX));
         first.sort_unstable();

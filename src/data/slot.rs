@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     error::{DataError, SampleError},
+    transform::Transform,
     worker::Produced,
 };
 
@@ -14,6 +15,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) positions: Range<usize>,
+    pub(super) transform: Transform,
     pub(super) filling: Mutex<Filling>,
 }
 
@@ -31,11 +33,12 @@ pub(super) struct Filling {
 
 impl Slot {
     /// An empty one; what `images` holds is written over.
-    pub(super) fn new(positions: Range<usize>, images: Vec<u8>) -> Self {
+    pub(super) fn new(positions: Range<usize>, transform: Transform, images: Vec<u8>) -> Self {
         let num_left = positions.len();
         let indices = vec![None; num_left];
         Self {
             positions,
+            transform,
             filling: Mutex::new(Filling { images, indices, num_left, skipped: Vec::new(), error: None }),
         }
     }

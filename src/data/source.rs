@@ -1,6 +1,6 @@
 //! The one trait that every data set is read through.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, hash::Hasher, path::Path, sync::Arc};
 
 use super::{
     error::SampleError,
@@ -32,6 +32,28 @@ pub trait Source: Send + Sync + Debug {
     ///
     /// A [`SampleError`] naming the picture; `into` is then unspecified.
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError>;
+
+    /// The `(width, height)` of picture `index`, from as little of it as shows them.
+    ///
+    /// # Errors
+    ///
+    /// A [`SampleError`] naming the picture.
+    fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
+        let mut picture = Picture::default();
+        self.read(index, &mut picture)?;
+        Ok((picture.width(), picture.height()))
+    }
+
+    /// The folder or archive that the pictures lie in; `None` if they are in memory.
+    fn home(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Feeds a hash with what tells whether picture `index` is still the one it was: the name below
+    /// [`home`](Self::home), the length, the time of change.
+    fn fingerprint(&self, index: usize, into: &mut dyn Hasher) {
+        into.write(self.name(index).as_bytes());
+    }
 }
 
 /// A source behind a shared pointer, as the loader takes it.

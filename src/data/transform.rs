@@ -1,4 +1,4 @@
-//! From a picture of any size to a square of a given one: the crops and flips of training and evaluation.
+//! From a picture of any size to an image of a given one: the crops and flips of training and evaluation.
 //!
 //! Each is first decided, a pure function of the picture's size and the random stream ([`Geometry`]), and then
 //! carried out. Sizes, offsets and pixels are torchvision's on PIL images: the resize is antialiased and bilinear.
@@ -14,7 +14,7 @@ use super::{
 /// The largest side that pictures are brought to, in pixels.
 pub const MAX_SIZE: usize = 4096;
 
-/// How a picture becomes a square of `size` pixels.
+/// How a picture becomes an image of a given size.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Transform {
     /// A random part of the picture, resized: training on photos.
@@ -51,15 +51,28 @@ pub enum Transform {
         /// The short side of the picture before the crop.
         resize: usize,
     },
+    /// The middle of the picture, of another shape than a square: evaluation by batches of like pictures
+    /// ([`super::Rectangles`]).
+    ///
+    /// torchvision: `Resize(resize)`, `CenterCrop((height, width))`.
+    CenterRectangle {
+        /// The columns of the result.
+        width: usize,
+        /// The rows of the result.
+        height: usize,
+        /// The short side of the picture before the crop.
+        resize: usize,
+    },
 }
 
 impl Transform {
-    /// The side of the result.
-    pub fn size(&self) -> usize {
+    /// The `(width, height)` of the result.
+    pub fn shape(&self) -> (usize, usize) {
         match *self {
             Self::RandomResizedCrop { size, .. }
             | Self::PadAndCrop { size, .. }
-            | Self::CenterCrop { size, .. } => size,
+            | Self::CenterCrop { size, .. } => (size, size),
+            Self::CenterRectangle { width, height, .. } => (width, height),
         }
     }
 
@@ -77,7 +90,8 @@ impl Transform {
                 Err(DataError::Setting { field, reason: reason() })
             }
         };
-        side("size", self.size())?;
+        let (width, height) = self.shape();
+        side("size", width).and(side("size", height))?;
         match *self {
             Self::RandomResizedCrop { scale: (low, high), .. }
                 if !(0.0 < low && low <= high && high <= 1.0) =>
@@ -89,7 +103,7 @@ impl Transform {
                 let reason = format!("expected at most {MAX_SIZE} pixels, got {padding}");
                 Err(DataError::Setting { field: "padding", reason })
             }
-            Self::CenterCrop { resize, .. } => side("resize", resize),
+            Self::CenterCrop { resize, .. } | Self::CenterRectangle { resize, .. } => side("resize", resize),
             _ => Ok(()),
         }
     }
@@ -112,16 +126,17 @@ impl Transform {
                 let left = offset(resized.0);
                 Geometry { crop: whole, resized, window: (left, top), flip: flip && uniform() < 0.5 }
             }
-            Self::CenterCrop { size, resize } => {
+            Self::CenterCrop { resize, .. } | Self::CenterRectangle { resize, .. } => {
                 let resized = short_side_to(width, height, resize);
-                let window = (centered(resized.0, size), centered(resized.1, size));
+                let shape = self.shape();
+                let window = (centered(resized.0, shape.0), centered(resized.1, shape.1));
                 Geometry { crop: whole, resized, window, flip: false }
             }
         }
     }
 }
 
-/// What is done to one picture: cut out `crop`, resize it, look at it through a square window, mirror.
+/// What is done to one picture: cut out `crop`, resize it, look at it through a window, mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     /// The part of the picture that is used.
@@ -158,25 +173,25 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Writes the square of `size` pixels and `channels` that `geometry` makes of `picture`.
+    /// Writes the image of `shape` (width, height) and `channels` that `geometry` makes of `picture`.
     ///
     /// A grey picture's channel is repeated for RGB; an RGB picture is not made grey here, but by
     /// [`Picture::make_grey`] beforehand.
     ///
     /// # Shapes
     ///
-    /// `out`: `[size, size, channels]`.
+    /// `out`: `[height, width, channels]`.
     pub fn apply(
         &mut self,
         geometry: &Geometry,
         picture: &Picture,
-        size: usize,
+        shape: (usize, usize),
         channels: Channels,
         out: &mut [u8],
     ) {
         let Geometry { crop, resized, window, flip } = *geometry;
-        let (margin_left, left, width) = visible(window.0, resized.0, size);
-        let (margin_top, top, height) = visible(window.1, resized.1, size);
+        let (margin_left, left, width) = visible(window.0, resized.0, shape.0);
+        let (margin_top, top, height) = visible(window.1, resized.1, shape.1);
         out.fill(0);
         if width == 0 || height == 0 {
             return;
@@ -190,7 +205,7 @@ impl Stage {
             self.resizer.resize(picture, &crop, resized, &part, &mut self.resized);
             View { pixels: &self.resized, stride: width * depth }
         };
-        let out_rows = out.chunks_exact_mut(size * channels.count()).skip(margin_top).take(height);
+        let out_rows = out.chunks_exact_mut(shape.0 * channels.count()).skip(margin_top).take(height);
         for (row, out_row) in view.pixels.chunks(view.stride).zip(out_rows) {
             copy_row(&row[..width * depth], depth, margin_left, flip, channels.count(), out_row);
         }

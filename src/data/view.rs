@@ -1,6 +1,6 @@
 //! A part of a source, or a source seen with other labels.
 
-use std::{path::Path, sync::Arc};
+use std::{hash::Hasher, path::Path, sync::Arc};
 
 use super::{
     error::{DataError, SampleError},
@@ -42,6 +42,18 @@ impl Source for View {
 
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
         self.source.read(self.indices[index] as usize, into)
+    }
+
+    fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
+        self.source.dimensions(self.indices[index] as usize)
+    }
+
+    fn home(&self) -> Option<&Path> {
+        self.source.home()
+    }
+
+    fn fingerprint(&self, index: usize, into: &mut dyn Hasher) {
+        self.source.fingerprint(self.indices[index] as usize, into);
     }
 }
 

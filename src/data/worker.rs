@@ -5,12 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     error::{DataError, SampleError, SampleFault},
-    loader::{LoaderConfig, OnBadFile, Pass},
+    pass::{LoaderConfig, OnBadFile, Pass},
     picture::{Channels, Picture},
     random::Stream,
-    sampler,
     source::SharedSource,
-    transform::Stage,
+    transform::{Stage, Transform},
 };
 
 /// How many pictures in a row may be bad before skipping stops: a set of which that many are bad is lost.
@@ -21,7 +20,7 @@ const MAX_BAD_IN_A_ROW: usize = 100;
 pub(crate) struct Job {
     source: SharedSource,
     config: LoaderConfig,
-    /// The epoch's permutation; `None` is the source's own order.
+    /// Which sample is at which position; `None` is the source's own order.
     order: Option<Vec<u32>>,
 }
 
@@ -42,18 +41,9 @@ pub(crate) struct Scratch {
 }
 
 impl Job {
-    /// Makes the epoch's order. The source has at most `u32::MAX` pictures.
-    pub(crate) fn new(source: SharedSource, config: LoaderConfig) -> Self {
-        let order = match config.pass {
-            Pass::Train { seed, epoch, .. } => Some(sampler::order(source.num_images() as u32, seed, epoch)),
-            Pass::Evaluate => None,
-        };
+    /// `order` are indices of the source.
+    pub(crate) fn new(source: SharedSource, config: LoaderConfig, order: Option<Vec<u32>>) -> Self {
         Self { source, config, order }
-    }
-
-    /// The bytes of one sample.
-    pub(crate) fn sample_bytes(&self) -> usize {
-        self.config.transform.size().pow(2) * self.config.channels.count()
     }
 
     /// The class of sample `index`.
@@ -61,17 +51,18 @@ impl Job {
         self.source.label(index)
     }
 
-    /// Writes the sample at `position` of the order into `out`.
+    /// Writes the sample at `position` of the order, made by `transform`, into `out`.
     ///
     /// Under [`OnBadFile::Skip`] the next usable one of the order takes a bad one's place in training; which that
     /// is depends on nothing but the position and the data. In evaluation a bad one is left out.
     pub(crate) fn produce(
         &self,
         position: usize,
+        transform: &Transform,
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<Produced, DataError> {
-        let fault = match self.write(self.index(position), scratch, out) {
+        let fault = match self.write(self.index(position), transform, scratch, out) {
             Ok(()) => return Ok(Produced { index: Some(self.index(position)), skipped: None }),
             Err(fault) => fault,
         };
@@ -81,7 +72,7 @@ impl Job {
             (OnBadFile::Skip, Pass::Train { .. }) => {
                 let num_tried = self.source.num_images().min(MAX_BAD_IN_A_ROW);
                 let mut next = (1..num_tried).map(|step| self.index(position + step));
-                match next.find(|&index| self.write(index, scratch, out).is_ok()) {
+                match next.find(|&index| self.write(index, transform, scratch, out).is_ok()) {
                     Some(index) => Ok(Produced { index: Some(index), skipped: Some(fault) }),
                     None => Err(DataError::NothingReadable { num_tried, first: fault }),
                 }
@@ -97,7 +88,13 @@ impl Job {
 
     /// Decodes and transforms one sample. Decoders are other people's code fed with strange files: a panic in one
     /// is the file's error.
-    fn write(&self, index: usize, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), SampleError> {
+    fn write(
+        &self,
+        index: usize,
+        transform: &Transform,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<(), SampleError> {
         let Scratch { picture, stage } = scratch;
         catch_unwind(AssertUnwindSafe(|| {
             self.source.read(index, picture)?;
@@ -105,13 +102,12 @@ impl Job {
             if channels == Channels::Grey {
                 picture.make_grey();
             }
-            let transform = self.config.transform;
             let mut stream = match self.config.pass {
                 Pass::Train { seed, epoch, .. } => Stream::of_sample(seed, epoch, index),
                 Pass::Evaluate => Stream::of_sample(0, 0, index),
             };
             let geometry = transform.plan(picture.width(), picture.height(), &mut stream);
-            stage.apply(&geometry, picture, transform.size(), channels, out);
+            stage.apply(&geometry, picture, transform.shape(), channels, out);
             Ok(())
         }))
         .unwrap_or_else(|_| {

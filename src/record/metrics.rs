@@ -96,6 +96,12 @@ pub struct StepRow {
     /// Images left out so far because their files are bad.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_images: Option<u64>,
+    /// What the step's loss was multiplied by for the backward pass, if it was.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps so far that left the weights as they were because a gradient was no number; they count as steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
 }
 
 /// An epoch: means over its training steps, and the evaluation after it if there was one.
@@ -131,6 +137,15 @@ pub struct EpochRow {
     /// Seconds that the evaluation took.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub eval_s: Option<f64>,
+    /// Side in pixels of the centre crop that was measured beside a validation which does not compare with others'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_center_size: Option<u32>,
+    /// Validation top-1 by that crop, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub val_center_top1: Option<f64>,
+    /// Validation top-5 by that crop, percent.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub val_center_top5: Option<f64>,
     /// Training speed over all ranks, evaluation apart.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub images_per_s: Option<f64>,
@@ -152,6 +167,9 @@ pub struct EpochRow {
     /// Images left out so far because their files are bad.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_images: Option<u64>,
+    /// Steps so far that left the weights as they were because a gradient was no number; they count as steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
 }
 
 /// The start of a phase, and what the schedule plans for it.

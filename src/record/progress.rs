@@ -178,6 +178,7 @@ fn step_line(row: &StepRow, totals: Totals, since: Moment, phase: &str) -> Strin
         row.images_per_s.map(images_per_s),
         time_left(row, totals, since).map(|seconds| format!("{} left", clock(seconds))),
         skipped(row.skipped_images),
+        skipped_steps(row.skipped_steps),
         // Last, where a narrow terminal may cut it off.
         (!phase.is_empty()).then(|| phase.to_string()),
     ])
@@ -195,6 +196,7 @@ fn epoch_line(row: &EpochRow, totals: Totals) -> String {
         Some(clock(row.at.elapsed_s)),
         row.cost_usd.map(|cost| format!("${cost:.2}")),
         skipped(row.skipped_images),
+        skipped_steps(row.skipped_steps),
     ])
 }
 
@@ -231,6 +233,10 @@ fn end_line(row: &EndRow) -> String {
 
 fn skipped(images: Option<u64>) -> Option<String> {
     images.filter(|images| *images > 0).map(|images| format!("{images} bad images skipped"))
+}
+
+fn skipped_steps(steps: Option<u64>) -> Option<String> {
+    steps.filter(|steps| *steps > 0).map(|steps| format!("{steps} steps skipped"))
 }
 
 /// Seconds until all images are seen at the pace since `since`, evaluation included; at the speed of the row as long

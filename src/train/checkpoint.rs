@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! RUN/checkpoints/step-120/model.safetensors      weights and running statistics; usable by itself
-//!                          optimizer.safetensors  velocities by parameter name
+//!                          trained.safetensors    the same before averaging, if the run averages them
+//!                          optimizer.safetensors  the optimizer's state by parameter name
 //!                          statistics.safetensors inside an epoch of several ranks: each one's running statistics
 //!                          state.json             counters, and length and CRC-32C of the others
 //! RUN/checkpoints/latest                          the name of the newest one
@@ -12,23 +13,21 @@
 //! verified before anything is restored; a damaged checkpoint is told, and the one before it used.
 
 use std::{
-    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, TensorData};
 use burn_dist::{Communicator, WorldSize};
 use burn_resnet::{
     ResNet,
     weights::{self, HeadPolicy, NamedTensor, WeightsFile},
 };
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::{
     classifier::{About, Classifier},
-    optimizer::Sgd,
+    ema::Average,
+    optimizer::Optimizer,
     progress::Progress,
     statistics,
 };
@@ -37,8 +36,10 @@ use crate::{
     record::{RecordError, write_atomic, write_dir_atomic},
 };
 
-/// The weights' file in a checkpoint's folder.
+/// The weights to use, in a checkpoint's folder: the average, if the run has one.
 pub(super) const MODEL: &str = "model.safetensors";
+/// The weights to go on from, if they are others.
+const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATISTICS: &str = "statistics.safetensors";
 const STATE: &str = "state.json";
@@ -53,11 +54,30 @@ struct State {
     files: Vec<FileSum>,
 }
 
+impl State {
+    fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.name == name)
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct FileSum {
     name: String,
     bytes: u64,
     crc32c: u32,
+}
+
+/// What is saved.
+#[derive(Debug)]
+pub(super) struct Contents<'a> {
+    pub(super) model: &'a ResNet,
+    /// Of its weights, if the run has one.
+    pub(super) average: Option<&'a ResNet>,
+    pub(super) about: &'a About,
+    pub(super) optimizer: &'a Optimizer,
+    /// Each rank's own, unless all have those of the model.
+    pub(super) statistics: &'a [Vec<u8>],
+    pub(super) progress: &'a Progress,
 }
 
 /// Saves the state under `run`, keeps the newest `keep` checkpoints, and returns the folder. `statistics` are each rank's
@@ -68,15 +88,12 @@ struct FileSum {
 /// written. Earlier checkpoints are untouched.
 ///
 /// # Cost
-/// Three reads of every parameter from the device; weights twice the size of the model on disk; a dozen fsyncs.
+/// A read from the device of every parameter, its average, and its state in the optimizer, and their size on disk; a dozen
+/// fsyncs.
 pub(super) fn save(
     run: &Path,
     keep: usize,
-    model: &ResNet,
-    about: &About,
-    optimizer: &Sgd,
-    statistics: &[Vec<u8>],
-    progress: &Progress,
+    &Contents { model, average, about, optimizer, statistics, progress }: &Contents<'_>,
 ) -> Result<PathBuf> {
     let is_finite = |tensor: &NamedTensor| tensor.data.iter().all(|value| value.is_finite());
     if let Some(ruined) = weights::to_named(model).into_iter().find(|tensor| !is_finite(tensor)) {
@@ -97,17 +114,22 @@ pub(super) fn save(
         fs::remove_dir_all(&folder).map_err(Error::io("replace", &folder))?;
     }
     write_dir_atomic(&folder, |dir| {
-        Classifier::save(model, about, &dir.join(MODEL))?;
+        let mut names = vec![MODEL, OPTIMIZER];
+        Classifier::save(average.unwrap_or(model), about, &dir.join(MODEL))?;
+        if average.is_some() {
+            Classifier::save(model, about, &dir.join(TRAINED))?;
+            names.push(TRAINED);
+        }
         let path = dir.join(OPTIMIZER);
-        fs::write(&path, velocities_to_bytes(optimizer)?)
-            .map_err(|error| RecordError::io("write", &path, error))?;
-        let mut files = vec![sum(dir, MODEL)?, sum(dir, OPTIMIZER)?];
+        let bytes = optimizer.to_bytes().map_err(Error::run)?;
+        fs::write(&path, bytes).map_err(|error| RecordError::io("write", &path, error))?;
         if !statistics.is_empty() {
             let path = dir.join(STATISTICS);
             fs::write(&path, statistics::to_bytes(statistics)?)
                 .map_err(|error| RecordError::io("write", &path, error))?;
-            files.push(sum(dir, STATISTICS)?);
+            names.push(STATISTICS);
         }
+        let files = names.into_iter().map(|name| sum(dir, name)).collect::<Result<_>>()?;
         let state = State { progress: progress.clone(), files };
         let json = serde_json::to_vec_pretty(&state).map_err(Error::run)?;
         let path = dir.join(STATE);
@@ -124,7 +146,7 @@ pub(super) fn save(
     Ok(folder)
 }
 
-/// What a checkpoint held beside weights and velocities.
+/// What a checkpoint held beside weights and the optimizer's state.
 #[derive(Debug, Default)]
 pub(super) struct Restored {
     pub(super) progress: Progress,
@@ -134,23 +156,33 @@ pub(super) struct Restored {
     pub(super) damaged: Vec<String>,
 }
 
-/// Restores the newest whole checkpoint under `run` into `model` and `optimizer`.
+/// Restores the newest whole checkpoint under `run` into `model`, `average` and `optimizer`.
 ///
 /// `None` if there is no checkpoint at all.
 ///
 /// # Errors
-/// [`Error::Run`] if all of them are damaged; [`Error::Weights`] if the weights are not this model's.
-pub(super) fn restore(run: &Path, model: &mut ResNet, optimizer: &mut Sgd) -> Result<Option<Restored>> {
+/// [`Error::Run`] if all of them are damaged; [`Error::Weights`] if the weights are not this model's, or the
+/// optimizer's state not this optimizer's.
+pub(super) fn restore(
+    run: &Path,
+    model: &mut ResNet,
+    average: Option<&mut Average>,
+    optimizer: &mut Optimizer,
+) -> Result<Option<Restored>> {
     let mut damaged = Vec::new();
     for (_, folder) in all(run)? {
         match verify(&folder) {
             Ok(state) => {
-                WeightsFile::open(folder.join(MODEL))?.load_into(model, HeadPolicy::Strict)?;
+                let trained = if state.has(TRAINED) { TRAINED } else { MODEL };
+                load(&folder.join(trained), model)?;
+                if let Some(average) = average {
+                    load(&folder.join(MODEL), &mut average.model)?;
+                }
                 let path = folder.join(OPTIMIZER);
                 let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-                optimizer.restore(velocities_from_bytes(&bytes, model)?, model);
+                optimizer.restore(&bytes, model).map_err(of_another)?;
                 let path = folder.join(STATISTICS);
-                let statistics = match state.files.iter().any(|file| file.name == STATISTICS) {
+                let statistics = match state.has(STATISTICS) {
                     true => statistics::from_bytes(&fs::read(&path).map_err(Error::io("read", &path))?)?,
                     false => Vec::new(),
                 };
@@ -165,43 +197,52 @@ pub(super) fn restore(run: &Path, model: &mut ResNet, optimizer: &mut Sgd) -> Re
     }
 }
 
-/// Gives all ranks what rank 0 restored: progress, velocities, and each its own statistics. The parameters are
-/// [`DataParallel`](burn_dist::DataParallel)'s. Ranks need no common disk.
+fn load(path: &Path, model: &mut ResNet) -> Result<()> {
+    Ok(WeightsFile::open(path)?.load_into(model, HeadPolicy::Strict)?)
+}
+
+fn of_another(why: String) -> Error {
+    Error::run(format!("the checkpoint's {OPTIMIZER} is of another network or rule: {why}"))
+}
+
+/// Gives all ranks what rank 0 restored: progress, the optimizer's state, and each its own statistics. The parameters
+/// are [`DataParallel`](burn_dist::DataParallel)'s. Ranks need no common disk.
 ///
 /// # Errors
-/// [`Error::Dist`] if the job is over; [`Error::Run`] if the velocities or statistics are not this model's.
+/// [`Error::Dist`] if the job is over; [`Error::Run`] if state or statistics are not this model's.
 pub(super) fn share(
     comm: &Communicator,
     Restored { progress, statistics: by_rank, .. }: Restored,
     model: &mut ResNet,
-    optimizer: &mut Sgd,
+    average: Option<&mut Average>,
+    optimizer: &mut Optimizer,
 ) -> Result<Progress> {
     if comm.rank().world_size() == WorldSize::ONE {
         return Ok(progress);
     }
+    let mut networks: Vec<_> = [model].into_iter().chain(average.map(|average| &mut average.model)).collect();
+    let mine = statistics::of(networks.iter().map(|network| &**network)).len();
     // Every rank's at most: a byte array of all of them travels once.
-    let max =
-        MAX_STATE_BYTES as usize + comm.rank().world_size().count() * (statistics::of(model).len() + 64);
+    let max = MAX_STATE_BYTES as usize + comm.rank().world_size().count() * (mine + 64);
     let by_rank = if by_rank.is_empty() { Vec::new() } else { statistics::to_bytes(&by_rank)? };
     let by_rank = comm.all_gather_bytes(&by_rank, max)?.swap_remove(0);
     if !by_rank.is_empty() {
         let mine = statistics::from_bytes(&by_rank)?.into_iter().nth(comm.rank().index());
-        statistics::set(model, &mine.unwrap_or_default())?;
+        statistics::set(&mut networks, &mine.unwrap_or_default())?;
     }
-    let (mut state, mut velocities) = (Vec::new(), Vec::new());
+    let model = &*networks[0];
+    let (mut state, mut moments) = (Vec::new(), Vec::new());
     if comm.rank().is_main() {
         state = serde_json::to_vec(&progress).map_err(Error::run)?;
-        velocities = velocities_to_bytes(optimizer)?;
+        moments = optimizer.to_bytes().map_err(Error::run)?;
     }
     let from_main = |mine: &[u8], max| Ok::<_, Error>(comm.all_gather_bytes(mine, max)?.swap_remove(0));
     let state = from_main(&state, MAX_STATE_BYTES as usize)?;
-    // Four bytes a parameter, and its name.
-    let max = 4 * model.config().num_params() as usize + MAX_STATE_BYTES as usize;
-    let velocities = from_main(&velocities, max)?;
+    let moments = from_main(&moments, optimizer.bytes_max(model))?;
     if comm.rank().is_main() {
         return Ok(progress);
     }
-    optimizer.restore(velocities_from_bytes(&velocities, model)?, model);
+    optimizer.restore(&moments, model).map_err(of_another)?;
     serde_json::from_slice(&state).map_err(Error::run)
 }
 
@@ -240,9 +281,9 @@ fn verify(folder: &Path) -> Result<State, String> {
     }
     let json = fs::read(&path).map_err(|error| format!("{STATE}: {error}"))?;
     let state: State = serde_json::from_slice(&json).map_err(|error| format!("{STATE}: {error}"))?;
-    for expected in [MODEL, OPTIMIZER, STATISTICS] {
+    for expected in [MODEL, OPTIMIZER, TRAINED, STATISTICS] {
         let Some(file) = state.files.iter().find(|file| file.name == expected) else {
-            if expected == STATISTICS {
+            if [TRAINED, STATISTICS].contains(&expected) {
                 continue;
             }
             return Err(format!("{STATE} does not mention {expected}"));
@@ -264,32 +305,4 @@ fn sum(folder: &Path, name: &str) -> Result<FileSum> {
     let path = folder.join(name);
     let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
     Ok(FileSum { name: name.into(), bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) })
-}
-
-fn velocities_to_bytes(optimizer: &Sgd) -> Result<Vec<u8>> {
-    let state = optimizer.state();
-    let views = state.iter().map(|(name, data)| {
-        let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
-        view.map(|view| (name.as_str(), view))
-    });
-    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(Error::run)?;
-    safetensors::serialize(views, None).map_err(Error::run)
-}
-
-/// Velocities that are those of `model`'s parameters, value for value.
-fn velocities_from_bytes(bytes: &[u8], model: &ResNet) -> Result<Vec<(String, TensorData)>> {
-    let wrong =
-        |why: String| Error::run(format!("the checkpoint's {OPTIMIZER} is of another network: {why}"));
-    let file = SafeTensors::deserialize(bytes).map_err(|error| wrong(error.to_string()))?;
-    let lengths: HashMap<_, _> =
-        model.params().into_iter().map(|param| (param.name, param.shape.iter().product::<usize>())).collect();
-    let read = |(name, view): (String, TensorView<'_>)| {
-        let expected = lengths.get(&name).copied();
-        let got = view.shape().iter().product::<usize>();
-        if expected != Some(got) || view.dtype() != Dtype::F32 {
-            return Err(wrong(format!("{name} has {got} values, expected {expected:?}")));
-        }
-        Ok((name, TensorData::from_bytes_vec(view.data().to_vec(), [got], DType::F32)))
-    };
-    file.tensors().into_iter().map(read).collect()
 }

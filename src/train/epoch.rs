@@ -6,14 +6,16 @@ use burn_dist::DistError;
 
 use super::{
     input::train_transform,
+    mix::Mix,
+    precision,
     progress::EpochTotals,
     run::Run,
     session::Session,
-    step::step,
+    step::{StepConfig, step},
     trail::{Launched, Trail},
 };
 use crate::{
-    data::{Loader, LoaderConfig, Pass},
+    data::{Loader, LoaderConfig, Pass, random::Stream},
     error::{Error, Result},
     recipe::Position,
 };
@@ -33,7 +35,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
     let last_step =
         session.progress.step + run.plan.schedule.steps_per_epoch(first.phase) - first.step_in_epoch;
     let mut loader = Loader::new(
-        run.data.train.clone(),
+        run.data.get(phase.data.as_deref())?.train.clone(),
         LoaderConfig {
             start_batch: first.step_in_epoch as usize,
             pass: Pass::Train {
@@ -48,6 +50,8 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         session.progress.epoch = EpochTotals::default();
     }
 
+    let optimizer = &run.plan.config.optimizer;
+    let rule = precision::loss_scale(&run.plan.config);
     let mut trail = Trail::default();
     while session.progress.step < last_step {
         let waiting = Instant::now();
@@ -55,18 +59,35 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         let data_wait_s = waiting.elapsed().as_secs_f64();
         let at =
             session.next_position(&run.plan.schedule).ok_or_else(|| Error::run("the epoch has ended"))?;
+        session.optimizer.set_momentum(at.momentum.unwrap_or(optimizer.momentum));
 
-        let optimizer = &run.plan.config.optimizer;
+        let (images, classes) = session.normalizer.tensors(&batch);
+        let [_, _, height, width] = images.dims();
+        let rank = run.rank().index() as u32;
+        let mut stream = Stream::of_mix(run.plan.config.seed, at.epoch.into(), at.step_in_epoch, rank);
+        let mixed = match Mix::draw(optimizer, [height, width], &mut stream) {
+            Some(mix) => mix.apply(images, classes),
+            None => (images, classes.into()),
+        };
+        let loss_scale = session.progress.scaler.scale(rule);
         let result = step(
             &mut session.model,
             &mut session.optimizer,
             &mut session.ddp,
-            session.normalizer.tensors(&batch),
+            mixed,
             at.lr,
-            optimizer.label_smoothing,
-            optimizer.micro_batches,
+            StepConfig::new(optimizer, loss_scale),
         );
         let result = result.map_err(|error| in_context(error, session, at))?;
+        session.progress.scaler.update(rule, result.skipped.is_some());
+        if let Some(why) = result.skipped.as_ref().filter(|_| session.progress.scaler.is_stuck()) {
+            let why =
+                format!("{why}, as in the steps before, at a loss scale of {loss_scale} that goes no lower,");
+            return Err(in_context(DistError::NonFinite(why), session, at));
+        }
+        if let Some(average) = session.average.as_mut().filter(|_| result.skipped.is_none()) {
+            average.update(&session.model);
+        }
 
         let num_images = (batch.len() * run.rank().world_size().count()) as u64;
         session.progress.step += 1;
@@ -78,6 +99,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
             lr: at.lr,
             num_images,
             num_skipped: batch.skipped.len() as u64,
+            scaling: (loss_scale, session.progress.scaler.skipped_steps()),
             data_wait_s,
             seconds: session.lap(),
         };

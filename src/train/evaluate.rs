@@ -36,6 +36,14 @@ pub fn evaluate(
     Ok(tally(model, normalizer, loader, seen, stop)?.accuracy())
 }
 
+/// The centre crop, as size and resize, whose accuracy belongs beside that of a validation which others' figures
+/// cannot be compared with: one by rectangles, or above 224 pixels. It is 224 pixels of 256, and the validation's own
+/// square where its images are smaller than that. `None` if the validation is such a crop itself.
+pub fn comparable_crop(size: u32, resize: u32, rectangles: bool) -> Option<(u32, u32)> {
+    let crop = if size < 224 { (size, resize) } else { (224, 256) };
+    (rectangles || size > 224).then_some(crop)
+}
+
 /// Counts of an evaluation, or of a rank's part of it.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -44,7 +52,7 @@ pub(super) struct Tally {
     top1: u64,
     top5: u64,
     num_images: u64,
-    num_skipped: u64,
+    pub(super) num_skipped: u64,
     /// Whether it was stopped before its end.
     stopped: bool,
 }

@@ -3,6 +3,7 @@
 use burn_dist::WorldSize;
 use serde::{Deserialize, Serialize};
 
+use super::scaler::Scaler;
 use crate::{
     error::{Error, Result},
     recipe::{Position, Schedule},
@@ -29,6 +30,9 @@ pub struct Progress {
     pub skipped_images: u64,
     /// The epoch under way.
     pub epoch: EpochTotals,
+    /// The loss scale, and the steps skipped on its account.
+    #[serde(default)]
+    pub scaler: Scaler,
     /// The evaluation recorded last, as (top-1, top-5) in percent.
     pub last_accuracy: Option<(f64, f64)>,
     /// The length of `metrics.jsonl`.

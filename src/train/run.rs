@@ -4,31 +4,37 @@
 //! that it writes.
 
 use std::{
-    collections::HashSet,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
 };
 
 use burn::tensor::Device;
 use burn_dist::{Communicator, DataParallel, Rank, WorldSize, agree};
+use burn_resnet::ResNet;
 
 use super::{
     checkpoint::{self, Restored},
     classifier::{self, About},
+    ema::Average,
     epoch::{self, Pace},
     evaluate::Accuracy,
     input::Normalizer,
-    optimizer::Sgd,
+    money::{cost_per_hour, cost_usd},
+    optimizer::Optimizer,
+    precision,
     progress::Progress,
+    rehearse,
     session::Session,
+    validation::Validation,
 };
 use crate::{
     config::Plan,
-    data::{Channels, LoaderConfig, Pair, Pass, Transform},
+    data::{Channels, Copies, LoaderConfig, Pair, Pass, Transform},
     error::{Error, Result},
     record::{
-        self, EndReason, EndRow, EpochRow, Moment, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow,
-        Totals, write_atomic,
+        self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
+        write_atomic,
     },
 };
 
@@ -40,8 +46,8 @@ pub const CONFIG: &str = "config.toml";
 pub struct Job<'a> {
     /// The checked configuration.
     pub plan: &'a Plan,
-    /// The pictures.
-    pub data: &'a Pair,
+    /// The pictures, with the copies that the phases name.
+    pub data: &'a Copies,
     /// Where tensors live, without autodiff.
     pub device: &'a Device,
     /// This process' way to the others of the job; [`Communicator::single`] if there are none.
@@ -50,6 +56,8 @@ pub struct Job<'a> {
     pub out: &'a Path,
     /// Whether to go on from the folder's newest checkpoint, if it has one.
     pub resume: bool,
+    /// Whether every shape of the run is tried before its clock starts, so that memory runs out then or never.
+    pub rehearse: bool,
     /// How the user asks to stop.
     pub stop: &'a Stop,
     /// How progress is shown.
@@ -89,6 +97,9 @@ pub struct Outcome {
     pub progress: Progress,
     /// The evaluation of its last epoch, if this process got to one.
     pub accuracy: Option<Accuracy>,
+    /// The same by a centre crop of so many pixels, where that evaluation is not one that compares with others'
+    /// ([`comparable_crop`](super::comparable_crop)) and the run went on to its end.
+    pub center: Option<(u32, Accuracy)>,
 }
 
 /// Trains until the schedule is through, the target is reached, or the user stops it.
@@ -123,7 +134,7 @@ fn carry_out(job: Job<'_>) -> Result<Outcome> {
     // What ended the run matters more than what its last row met.
     ended?;
     end?;
-    Ok(Outcome { reason, progress: session.progress, accuracy: session.accuracy })
+    Ok(Outcome { reason, progress: session.progress, accuracy: session.accuracy, center: session.center })
 }
 
 /// The training loop.
@@ -143,9 +154,9 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
             session.save(run)?;
             return Ok(EndReason::Stopped);
         };
-        session.end_epoch(run, accuracy)?;
         let target_reached =
             run.plan.target.is_some_and(|target| target.is_reached(accuracy.top1, accuracy.top5));
+        session.end_epoch(run, accuracy, target_reached)?;
         let through = session.progress.epochs_done == schedule.num_epochs();
         let config = &run.plan.config.checkpoint;
         let due = config.is_due_after_epoch(session.progress.epochs_done) || session.checkpoint_due(config);
@@ -160,20 +171,32 @@ fn epochs(run: &mut Run<'_>, session: &mut Session) -> Result<EndReason> {
 }
 
 fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
-    let last_gain = if job.plan.config.model.zero_gamma { 0.0 } else { 1.0 };
-    let Job { plan, data, device, comm, out, resume, stop, progress: mode, info, now_s } = job;
+    let Job { plan, data, device, comm, out, resume, rehearse, stop, progress: mode, info, now_s } = job;
     let rank = comm.rank();
+    precision::check_device(&plan.config, device)?;
     agree::same_lines(&comm, "the runs", &in_words(plan, data)?)?;
-    let mut model = plan.model.init_with_last_gain(plan.config.seed, &device.clone().autodiff(), last_gain);
-    let mut optimizer = Sgd::new(&plan.config.optimizer, &model);
+    let mut model = plan.model.init_with(plan.config.seed, &device.clone().autodiff(), plan.start);
+    let mut optimizer = Optimizer::new(&plan.config.optimizer, &model);
+    let average_of = |model: &ResNet| plan.config.optimizer.ema.map(|ema| Average::new(ema, model));
+    let mut average = average_of(&model);
     // What rank 0 finds is everybody's: the others may be on machines without the run's folder.
-    let restored =
-        if resume && rank.is_main() { checkpoint::restore(out, &mut model, &mut optimizer)? } else { None };
+    let restored = if resume && rank.is_main() {
+        checkpoint::restore(out, &mut model, average.as_mut(), &mut optimizer)?
+    } else {
+        None
+    };
     let totals = Totals {
         epochs: plan.schedule.num_epochs(),
         images: plan.schedule.num_images() * rank.world_size().count() as u64,
     };
     let mut shown = record::Progress::new(totals, mode);
+    let validation = Validation::prepare(plan, data, &comm, |note| shown.note(note))?;
+    if rehearse {
+        let begun = Instant::now();
+        let num_shapes = rehearse::rehearse(plan, &validation, device, &comm)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        shown.note(&format!("rehearsed {num_shapes} shapes of batches in {seconds:.1} s"));
+    }
 
     let (restored, recorder) = match restored {
         Some(restored) => {
@@ -191,7 +214,8 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
                     let num_classes = plan.model.num_classes();
                     shown.note(&format!("{}: body kept, new head for {num_classes} classes", path.display()));
                 }
-                optimizer = Sgd::new(&plan.config.optimizer, &model);
+                optimizer = Optimizer::new(&plan.config.optimizer, &model);
+                average = average_of(&model);
             }
             if resume {
                 shown.note("no checkpoint yet: starting from the beginning");
@@ -215,31 +239,35 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         comm.clone(),
         model.clone(),
         &model.segments(),
-        plan.config.distributed.data_parallel(),
+        plan.config.distributed.data_parallel(precision::non_finite(&plan.config)),
     )?;
-    let progress = checkpoint::share(&comm, restored, &mut model, &mut optimizer)?;
+    if let Some(average) = &mut average {
+        average.model = ddp.broadcast(average.model.clone())?;
+    }
+    let progress = checkpoint::share(&comm, restored, &mut model, average.as_mut(), &mut optimizer)?;
     let (progress, changed) = progress.on(rank.world_size(), &plan.schedule)?;
     if let Some(changed) = &changed {
         shown.note(changed);
     }
     let observer = Observer { recorder, shown, cost_per_hour: cost_per_hour(plan, &comm) };
-    let run = Run { plan, data, comm, out, stop, channels, observer };
-    let normalizer = Normalizer::new(&plan.normalization, device);
-    let mut session = Session::new((model, optimizer, ddp), normalizer, progress);
+    let run = Run { plan, data, validation, comm, out, stop, channels, observer };
+    let normalizer =
+        Normalizer::new(&plan.normalization, device).rounded_to(precision::dtype(plan.config.precision));
+    let mut session = Session::new((model, optimizer, average, ddp), normalizer, progress);
     session.batches_changed = changed.is_some();
     Ok((run, session))
 }
 
 /// What must be alike on all ranks: the recipe, and what it is applied to. Where pictures lie, on what device and by how
 /// many threads they are worked on is each rank's own business.
-fn in_words(plan: &Plan, data: &Pair) -> Result<String> {
+fn in_words(plan: &Plan, data: &Copies) -> Result<String> {
     let mut config = plan.config.clone();
     config.device.clear();
     config.data.path = None;
     config.data.num_workers = 0;
     config.model.pretrained = None;
     let toml = toml::to_string(&config).map_err(Error::run)?;
-    let Pair { train, val } = data;
+    let Pair { train, val } = data.main();
     let (num_train, num_val) = (train.num_images(), val.num_images());
     Ok(format!("{num_train} training images\n{num_val} validation images\n{toml}"))
 }
@@ -247,7 +275,8 @@ fn in_words(plan: &Plan, data: &Pair) -> Result<String> {
 /// What stays the same all through a run, and where its record goes.
 pub(super) struct Run<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) data: &'a Pair,
+    pub(super) data: &'a Copies,
+    pub(super) validation: Validation<'a>,
     pub(super) comm: Communicator,
     pub(super) stop: &'a Stop,
     pub(super) observer: Observer,
@@ -293,24 +322,12 @@ impl Run<'_> {
 
     pub(super) fn about(&self, val_size: (u32, u32)) -> About {
         About {
-            classes: Some(self.data.train.class_names().to_vec()),
+            classes: Some(self.data.main().train.class_names().to_vec()),
             normalization: self.plan.normalization.clone(),
             size: val_size.0,
             resize: val_size.1,
         }
     }
-}
-
-/// US dollars for an hour of all machines of the job.
-fn cost_per_hour(plan: &Plan, comm: &Communicator) -> Option<f64> {
-    let cost = plan.price.as_ref()?.of(num_machines(comm), 3600.0);
-    Some(cost.on_demand_usd)
-}
-
-/// The machines that the ranks of a job are on.
-pub fn num_machines(comm: &Communicator) -> u32 {
-    let hosts: HashSet<u64> = comm.members().iter().map(|member| member.host_id).collect();
-    hosts.len().max(1) as u32
 }
 
 /// Where rows go: to the record, which rank 0 keeps, and to the user.
@@ -322,13 +339,8 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    /// What the run has cost by then.
-    fn cost_usd(&self, at: Moment) -> Option<f64> {
-        self.cost_per_hour.map(|usd| usd * at.elapsed_s / 3600.0)
-    }
-
     pub(super) fn step(&mut self, row: &StepRow) -> Result<()> {
-        let row = &StepRow { cost_usd: self.cost_usd(row.at), ..row.clone() };
+        let row = &StepRow { cost_usd: cost_usd(self.cost_per_hour, row.at), ..row.clone() };
         self.shown.step(row);
         Ok(self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.step(row))?)
     }
@@ -339,13 +351,13 @@ impl Observer {
     }
 
     pub(super) fn epoch(&mut self, row: &EpochRow) -> Result<()> {
-        let row = &EpochRow { cost_usd: self.cost_usd(row.at), ..row.clone() };
+        let row = &EpochRow { cost_usd: cost_usd(self.cost_per_hour, row.at), ..row.clone() };
         self.shown.epoch(row);
         Ok(self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.epoch(row))?)
     }
 
     fn end(self, row: &EndRow) -> Result<()> {
-        let row = &EndRow { cost_usd: self.cost_usd(row.at), ..row.clone() };
+        let row = &EndRow { cost_usd: cost_usd(self.cost_per_hour, row.at), ..row.clone() };
         self.shown.finish(row);
         Ok(self.recorder.map_or(Ok(()), |recorder| recorder.end(row))?)
     }

@@ -7,30 +7,34 @@ use burn_dist::DataParallel;
 use burn_resnet::ResNet;
 
 use super::{
-    checkpoint,
-    evaluate::{Accuracy, tally},
+    checkpoint::{self, Contents},
+    ema::Average,
+    evaluate::{Accuracy, comparable_crop, tally},
     input::Normalizer,
-    optimizer::Sgd,
+    optimizer::Optimizer,
     progress::Progress,
     run::Run,
     statistics,
 };
 use crate::{
     config::CheckpointConfig,
-    data::{Loader, Transform},
-    error::Result,
-    recipe::{Position, Schedule},
+    data::Transform,
+    error::{Error, Result},
+    recipe::{Phase, Position, Schedule, ValCrop},
     record::{EpochRow, Moment, PhaseRow},
 };
 
 /// What changes during a run: network, optimizer, counters, clock.
 pub(super) struct Session {
     pub(super) model: ResNet,
-    pub(super) optimizer: Sgd,
+    pub(super) optimizer: Optimizer,
+    pub(super) average: Option<Average>,
     pub(super) ddp: DataParallel,
     pub(super) normalizer: Normalizer,
     pub(super) progress: Progress,
     pub(super) accuracy: Option<Accuracy>,
+    /// Of the same epoch, by a centre crop of so many pixels.
+    pub(super) center: Option<(u32, Accuracy)>,
     /// Whether the job has other ranks than the one before it, and has not recorded that yet.
     pub(super) batches_changed: bool,
     last_saved: Option<u64>,
@@ -43,7 +47,7 @@ pub(super) struct Session {
 impl Session {
     /// Takes up a run at `progress`.
     pub(super) fn new(
-        (model, optimizer, ddp): (ResNet, Sgd, DataParallel),
+        (model, optimizer, average, ddp): (ResNet, Optimizer, Option<Average>, DataParallel),
         normalizer: Normalizer,
         progress: Progress,
     ) -> Self {
@@ -51,6 +55,7 @@ impl Session {
         Self {
             model,
             optimizer,
+            average,
             ddp,
             normalizer,
             started: now,
@@ -61,6 +66,7 @@ impl Session {
             last_saved: Some(progress.step).filter(|&step| step > 0),
             progress,
             accuracy: None,
+            center: None,
             batches_changed: false,
         }
     }
@@ -92,19 +98,29 @@ impl Session {
 
     /// Saves the whole state, by rank 0; the others wait until it is on the disk.
     pub(super) fn save(&mut self, run: &mut Run<'_>) -> Result<()> {
-        // A run that never stops has its own statistics on every rank until the epoch's end.
+        // A run that never stops has its own statistics on every rank until the epoch's end: they are averaged in copies.
+        let average = self.average.as_ref().map(Average::model);
         let statistics = match run.is_alone() || self.progress.steps_in_epoch == 0 {
             true => Vec::new(),
-            false => statistics::gather(&run.comm, &self.model)?,
+            false => statistics::gather(&run.comm, [&self.model].into_iter().chain(average))?,
         };
-        let model = self.ddp.average_buffers(self.model.clone())?;
+        let average = average.map(|average| self.ddp.average_buffers(average.valid())).transpose()?;
+        let model = self.ddp.average_buffers(self.model.valid())?;
         if let Some(recorder) = &run.observer.recorder {
             self.progress.metrics_bytes = recorder.position()?;
             self.progress.elapsed_s = self.elapsed_s();
             let at = self.last_position(&run.plan.schedule);
             let about = run.about(run.plan.schedule.phase(at.phase).validation());
             let keep = run.plan.config.checkpoint.keep;
-            checkpoint::save(run.out, keep, &model, &about, &self.optimizer, &statistics, &self.progress)?;
+            let contents = Contents {
+                model: &model,
+                average: average.as_ref(),
+                about: &about,
+                optimizer: &self.optimizer,
+                statistics: &statistics,
+                progress: &self.progress,
+            };
+            checkpoint::save(run.out, keep, &contents)?;
         }
         run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);
@@ -120,35 +136,80 @@ impl Session {
         }
     }
 
-    /// Evaluates the network as it stands, every rank its part; `None` if the user stopped it.
+    /// Evaluates the network as it stands, or its average, every rank its part, as the phase validates; `None` if the
+    /// user stopped it.
     pub(super) fn evaluate(&mut self, run: &mut Run<'_>) -> Result<Option<Accuracy>> {
-        let at = self.last_position(&run.plan.schedule);
-        let phase = run.plan.schedule.phase(at.phase);
-        let (size, resize) = phase.validation();
-        let transform = Transform::CenterCrop { size: size as usize, resize: resize as usize };
-        let loader = Loader::new(run.data.val.clone(), run.loader_config(transform, phase.batch_size))?;
+        let phase = run.plan.schedule.phase(self.last_position(&run.plan.schedule).phase);
         self.model = self.ddp.average_buffers(self.model.clone())?;
+        if let Some(average) = &mut self.average {
+            average.model = self.ddp.average_buffers(average.model.clone())?;
+        }
+        self.measure(run, phase, phase.validation(), phase.val)
+    }
+
+    /// The accuracy by the centre crop that can be compared with others' figures, where the phase validates by another
+    /// crop; `None` where it does not, or if the user stopped it.
+    fn evaluate_comparable(&self, run: &Run<'_>, phase: &Phase) -> Result<Option<(u32, Accuracy)>> {
+        let (size, resize) = phase.validation();
+        let Some(crop) = comparable_crop(size, resize, phase.val == ValCrop::Rect) else { return Ok(None) };
+        let accuracy = self.measure(run, phase, crop, ValCrop::Center)?;
+        Ok(accuracy.map(|accuracy| (crop.0, accuracy)))
+    }
+
+    fn measure(
+        &self,
+        run: &Run<'_>,
+        phase: &Phase,
+        (size, resize): (u32, u32),
+        crop: ValCrop,
+    ) -> Result<Option<Accuracy>> {
+        let transform = Transform::CenterCrop { size: size as usize, resize: resize as usize };
+        let config = run.loader_config(transform, phase.batch_size);
+        let (loader, num_unreadable) = run.validation.loader(phase, config, crop)?;
         let stop = run.stop;
-        let mine = tally(&self.model.valid(), &self.normalizer, loader, |_| {}, || stop.requested())?;
-        Ok(mine.over_ranks(&run.comm)?.accuracy())
+        let model = self.average.as_ref().map_or_else(|| self.model.valid(), |average| average.model.clone());
+        let mut mine = tally(&model, &self.normalizer, loader, |_| {}, || stop.requested())?;
+        mine.num_skipped += if run.rank().is_main() { num_unreadable } else { 0 };
+        let all = mine.over_ranks(&run.comm)?.accuracy();
+        if let Some(Accuracy { num_images: 0, num_skipped, .. }) = all {
+            return Err(Error::run(format!("none of the {num_skipped} validation pictures can be used")));
+        }
+        Ok(all)
     }
 
     /// Records an epoch after its evaluation, once all ranks have found that they still have the same network.
-    pub(super) fn end_epoch(&mut self, run: &mut Run<'_>, accuracy: Accuracy) -> Result<()> {
+    ///
+    /// At the end of a phase, or if this is the run's last epoch, the comparable centre crop is measured beside: not at
+    /// every epoch, for it takes as long as the evaluation. It comes after the row's time was taken.
+    pub(super) fn end_epoch(
+        &mut self,
+        run: &mut Run<'_>,
+        accuracy: Accuracy,
+        target_reached: bool,
+    ) -> Result<()> {
         // Nothing but the evaluation came after the epoch's last lap.
         let eval_s = self.lap();
         let hash = self.ddp.verify_same(&self.model)?;
+        if let Some(average) = &self.average {
+            self.ddp.verify_same(&average.model)?;
+        }
         let at = self.last_position(&run.plan.schedule);
+        let moment = self.moment(at);
+        let ends_phase = self.progress.epochs_done + 1 == run.plan.schedule.epochs_of(at.phase).1;
+        let phase = run.plan.schedule.phase(at.phase);
+        let center = if ends_phase || target_reached { self.evaluate_comparable(run, phase)? } else { None };
         self.progress.epochs_done += 1;
         self.progress.steps_in_epoch = 0;
         self.progress.skipped_images += accuracy.num_skipped;
         self.progress.last_accuracy = Some((accuracy.top1, accuracy.top5));
         self.accuracy = Some(accuracy);
+        self.center = center;
         let totals = &self.progress.epoch;
         let mean = |sum: f64| Some(sum / totals.images as f64);
         let skipped = self.progress.skipped_images;
+        let skipped_steps = self.progress.scaler.skipped_steps();
         let row = EpochRow {
-            at: self.moment(at),
+            at: moment,
             lr: Some(at.lr),
             train_loss: mean(totals.loss),
             train_top1: mean(100.0 * totals.top1 as f64),
@@ -158,12 +219,16 @@ impl Session {
             val_top5: Some(accuracy.top5),
             val_images: Some(accuracy.num_images),
             eval_s: Some(eval_s),
+            val_center_size: center.map(|(size, _)| size),
+            val_center_top1: center.map(|(_, center)| center.top1),
+            val_center_top5: center.map(|(_, center)| center.top5),
             images_per_s: Some(totals.images as f64 / totals.train_s),
             data_wait_s: Some(totals.data_wait_s),
             comm_wait_s: run.among_many(totals.comm_wait_s),
             comm_s: run.among_many(totals.comm_s),
             param_hash: Some(format!("{hash:016x}")),
             skipped_images: (skipped > 0).then_some(skipped),
+            skipped_steps: (skipped_steps > 0).then_some(skipped_steps),
             ..EpochRow::default()
         };
         run.observer.epoch(&row)?;
@@ -183,7 +248,7 @@ impl Session {
             epochs: Some(run.plan.schedule.epochs_of(first.phase)),
             lr: Some(lr * scale),
             lr_end: Some(lr_end * scale),
-            momentum: Some(phase.momentum.unwrap_or(run.plan.config.optimizer.momentum)),
+            momentum: Some(first.momentum.unwrap_or(run.plan.config.optimizer.momentum)),
         }
     }
 

@@ -10,34 +10,40 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::error::{Error, Result};
 
-/// The running statistics of a rank's batch norms, one after the other in the model's order, as the bytes of 32-bit
-/// floats.
-pub(super) fn of(model: &ResNet) -> Vec<u8> {
-    let values = weights::to_named(model).into_iter().zip(model.params());
+/// The running statistics of a rank's networks, the trained one and perhaps its average, one after the other in the
+/// networks' order, as the bytes of 32-bit floats.
+pub(super) fn of<'a>(networks: impl Iterator<Item = &'a ResNet>) -> Vec<u8> {
+    let values = networks.flat_map(|network| weights::to_named(network).into_iter().zip(network.params()));
     let buffers = values.filter(|(_, info)| info.is_buffer);
     buffers.flat_map(|(tensor, _)| tensor.data.into_iter().flat_map(f32::to_le_bytes)).collect()
 }
 
 /// Every rank's [`of`].
-pub(super) fn gather(comm: &Communicator, model: &ResNet) -> Result<Vec<Vec<u8>>> {
-    let mine = of(model);
+pub(super) fn gather<'a>(
+    comm: &Communicator,
+    networks: impl Iterator<Item = &'a ResNet>,
+) -> Result<Vec<Vec<u8>>> {
+    let mine = of(networks);
     Ok(comm.all_gather_bytes(&mine, mine.len())?)
 }
 
 /// Sets what [`of`] gave.
-pub(super) fn set(model: &mut ResNet, bytes: &[u8]) -> Result<()> {
+pub(super) fn set(networks: &mut [&mut ResNet], bytes: &[u8]) -> Result<()> {
     let (values, rest) = bytes.as_chunks::<4>();
     let mut values = values.iter().map(|&value| f32::from_le_bytes(value));
-    let mut tensors = weights::to_named(model);
-    for (tensor, _) in tensors.iter_mut().zip(model.params()).filter(|(_, info)| info.is_buffer) {
-        tensor.data = values.by_ref().take(tensor.data.len()).collect();
+    for network in networks {
+        let mut tensors = weights::to_named(network);
+        for (tensor, _) in tensors.iter_mut().zip(network.params()).filter(|(_, info)| info.is_buffer) {
+            tensor.data = values.by_ref().take(tensor.data.len()).collect();
+        }
+        weights::apply_named(network, tensors, HeadPolicy::Strict)?;
     }
     if values.next().is_some() || !rest.is_empty() {
         return Err(Error::run(
             "the checkpoint's running statistics are of another network: too many values",
         ));
     }
-    Ok(weights::apply_named(model, tensors, HeadPolicy::Strict)?)
+    Ok(())
 }
 
 /// All ranks' as one `.safetensors` file.

@@ -20,6 +20,8 @@ pub(super) struct Launched {
     pub(super) num_images: u64,
     /// Of this rank, as all below.
     pub(super) num_skipped: u64,
+    /// What its loss was multiplied by, and how many steps were skipped so far: the same on all ranks.
+    pub(super) scaling: (f64, u64),
     pub(super) data_wait_s: f64,
     /// Since the step before was launched.
     pub(super) seconds: f64,
@@ -29,6 +31,7 @@ pub(super) struct Launched {
 struct Sent {
     moment: Moment,
     lr: f64,
+    scaling: (f64, u64),
     num_images: u64,
     seconds: f64,
     /// This rank's own.
@@ -73,7 +76,7 @@ impl Trail {
 
     /// Waits for a step's numbers, refuses a loss that is none, and records the rest.
     fn record(&mut self, run: &mut Run<'_>, session: &mut Session, sent: Option<Sent>) -> Result<()> {
-        let Some(Sent { moment, lr, num_images, seconds, loss: own_loss, sums }) = sent else {
+        let Some(Sent { moment, lr, scaling, num_images, seconds, loss: own_loss, sums }) = sent else {
             return Ok(());
         };
         let sums = sums.wait()?.data;
@@ -108,6 +111,7 @@ impl Trail {
 
         let percent = |count: f64| Some(100.0 * count / num_images as f64);
         let skipped = session.progress.skipped_images;
+        let (loss_scale, skipped_steps) = scaling;
         run.observer.step(&StepRow {
             at: moment,
             lr,
@@ -119,6 +123,8 @@ impl Trail {
             comm_wait_s: run.among_many(comm_wait_s / world_size),
             comm_s: run.among_many(comm_s / world_size),
             skipped_images: (skipped > 0).then_some(skipped),
+            loss_scale: (loss_scale != 1.0).then_some(loss_scale),
+            skipped_steps: (skipped_steps > 0).then_some(skipped_steps),
             ..StepRow::default()
         })
     }
@@ -126,7 +132,7 @@ impl Trail {
 
 /// Reads a step's numbers from the device and sends them to the other ranks. Every rank's batch has the same size.
 fn send(run: &Run<'_>, session: &Session, launched: Launched) -> Sent {
-    let Launched { result, moment, lr, num_images, num_skipped, data_wait_s, seconds } = launched;
+    let Launched { result, moment, lr, num_images, num_skipped, scaling, data_wait_s, seconds } = launched;
     let loss = f64::from(result.loss.into_scalar::<f32>());
     let (top1, top5) = loss::count_top(result.target_ranks);
     let stop = u64::from(run.stop.requested());
@@ -135,7 +141,7 @@ fn send(run: &Run<'_>, session: &Session, launched: Launched) -> Sent {
     let seconds_of = [data_wait_s, result.comm_wait_s, result.comm_s];
     let mine = [loss].into_iter().chain(counts).chain(seconds_of).collect();
     let sums = run.comm.start_all_reduce(mine, ReduceOp::Sum, Note::default());
-    Sent { moment, lr, num_images, seconds, loss, sums }
+    Sent { moment, lr, scaling, num_images, seconds, loss, sums }
 }
 
 /// Whose loss is none, in words; nothing in a job of one.

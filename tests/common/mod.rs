@@ -211,21 +211,33 @@ pub fn checkpoints(run: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
+/// Makes a folder like that of a run which was killed after it had saved the checkpoint of `step` as its first.
+pub fn killed_after(run: &Path, step: u64, copy: &Path) {
+    let (_, from) = checkpoints(run).into_iter().find(|(saved, _)| *saved == step).unwrap();
+    let to = copy.join("checkpoints").join(format!("step-{step}"));
+    fs::create_dir_all(&to).unwrap();
+    for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    fs::copy(run.join("metrics.jsonl"), copy.join("metrics.jsonl")).unwrap();
+}
+
 /// Cuts a file in half.
 pub fn halve(path: &Path) {
     let bytes = fs::read(path).unwrap();
     fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
 }
 
-/// Weights, velocities and rows are those of another run, bit for bit.
+/// Weights, their average, the optimizer's state and rows are those of another run, bit for bit.
 #[track_caller]
 pub fn assert_same_end(got: &Path, expected: &Path) {
     let ((got_step, got_last), (step, last)) =
         (checkpoints(got).pop().unwrap(), checkpoints(expected).pop().unwrap());
     assert_eq!(got_step, step);
-    for name in ["model.safetensors", "optimizer.safetensors"] {
-        let same = fs::read(got_last.join(name)).unwrap() == fs::read(last.join(name)).unwrap();
-        assert!(same, "{name} differs");
+    for name in ["model.safetensors", "optimizer.safetensors", "trained.safetensors"] {
+        let [got, expected] = [&got_last, &last].map(|folder| fs::read(folder.join(name)).ok());
+        assert!(expected.is_some() || name == "trained.safetensors", "{name} is not there");
+        assert!(got == expected, "{name} differs");
     }
     let (got, expected) = (rows(got), rows(expected));
     for (got, expected) in got.iter().zip(&expected) {

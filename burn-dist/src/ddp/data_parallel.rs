@@ -20,7 +20,8 @@ use crate::{
     rank::WorldSize,
 };
 
-/// What all ranks do where a gradient of one of them is no number (NaN or infinite).
+/// What all ranks do where a gradient of one of them is no number (NaN or infinite). A job of one process looks for such
+/// only if it may skip: looking waits for the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NonFinite {
     /// Return an error that names rank, bucket and parameter.
@@ -118,8 +119,20 @@ impl DataParallel {
         let readers = (!is_single).then(Readers::start);
         // Only backends of accelerators keep a pool of memory and report it. Asking waits for the device: once.
         let on_host = model.devices().iter().all(|device| device.memory_pool_usage().is_none());
-        let model = if is_single { model } else { broadcast(&comm, model, &entries)? };
-        Ok((Self { comm, config, entries, trainable, place, plan, readers, on_host }, model))
+        let ddp = Self { comm, config, entries, trainable, place, plan, readers, on_host };
+        let model = ddp.broadcast(model)?;
+        Ok((ddp, model))
+    }
+
+    /// Gives all ranks rank 0's values of a module with the tensors of this one, such as an average of its weights.
+    ///
+    /// # Errors
+    /// [`DistError::Fault`] if the job is over.
+    ///
+    /// # Cost
+    /// One broadcast of the module, and one more copy of it in memory meanwhile.
+    pub fn broadcast<M: Module>(&self, model: M) -> Result<M> {
+        if self.readers.is_none() { Ok(model) } else { broadcast(&self.comm, model, &self.entries) }
     }
 
     /// The communicator, for what else ranks have to say to each other between steps.
@@ -130,8 +143,8 @@ impl DataParallel {
     /// Averages the gradients of a whole backward pass over all ranks, each rank counting the same.
     ///
     /// A parameter without a gradient on this rank counts as zeros. After micro-batches whose gradients were added up
-    /// (Burn's `GradientsAccumulator`) it is called once, with the sum. In a job of one process nothing is copied and
-    /// nothing checked. Empty if the step is to be skipped.
+    /// (Burn's `GradientsAccumulator`) it is called once, with the sum. In a job of one process nothing is copied, and
+    /// nothing checked but under [`NonFinite::SkipStep`]. Empty if the step is to be skipped.
     ///
     /// # Errors
     /// As [`GradientSink::ready`] and [`GradientSink::finish`].
@@ -174,7 +187,13 @@ impl DataParallel {
 
     /// Begins a step whose gradients come in parts, while the backward pass is running.
     pub fn sink(&mut self) -> GradientSink<'_> {
-        GradientSink::new(self, 1.0)
+        self.scaled_sink(1.0)
+    }
+
+    /// As [`sink`](Self::sink), and multiplies every gradient by `factor`, in 32 bits and before ranks are added up: the
+    /// inverse of what the loss was multiplied by.
+    pub fn scaled_sink(&mut self, factor: f32) -> GradientSink<'_> {
+        GradientSink::new(self, factor)
     }
 
     /// Whether every rank has another batch: where inputs have different lengths, all end with the shortest.

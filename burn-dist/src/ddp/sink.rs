@@ -96,9 +96,7 @@ impl<'a> GradientSink<'a> {
     /// [`DistError::Fault`] if the job is over, with no parameter changed; [`DistError::NonFinite`] on all ranks if one
     /// has a gradient that is no number and the policy is [`NonFinite::Fail`].
     pub fn finish<M: Module>(mut self, model: &M) -> Result<Synced> {
-        let Some(flight) = self.flight.clone() else {
-            return Ok(Synced { gradients: self.passed, ..Synced::default() });
-        };
+        let Some(flight) = self.flight.clone() else { return self.finish_alone(model) };
         for bucket in 0..self.missing.len() {
             if self.missing[bucket] > 0 {
                 self.hand_over(bucket);
@@ -127,6 +125,17 @@ impl<'a> GradientSink<'a> {
         }
         let gradients = self.ddp.distribute(model, &averages);
         Ok(Synced { gradients, skipped: None, comm_wait_s, wire_s })
+    }
+
+    /// A job of one process: what came is the average.
+    fn finish_alone<M: Module>(self, model: &M) -> Result<Synced> {
+        if self.ddp.config.non_finite == NonFinite::SkipStep
+            && let Some(name) = first_bad(self.ddp, model, &self.passed)
+        {
+            let skipped = Some(agree::say(&self.ddp.comm, &format!("gradient of {name} is not finite"))?);
+            return Ok(Synced { skipped, ..Synced::default() });
+        }
+        Ok(Synced { gradients: self.passed, ..Synced::default() })
     }
 
     fn hand_over(&mut self, bucket: usize) {
@@ -159,6 +168,8 @@ impl ModuleVisitor for Take<'_, '_> {
         let Some(place) = place else { return };
         let Some(gradient) = self.gradients.remove::<D>(param.id) else { return };
         if self.sink.flight.is_none() {
+            let scale = self.sink.scale;
+            let gradient = if scale == 1.0 { gradient } else { gradient.mul_scalar(scale) };
             return self.sink.passed.register(param.id, gradient);
         }
         let entry = self.sink.ddp.trainable_entry(place);
@@ -180,6 +191,35 @@ impl ModuleVisitor for Take<'_, '_> {
             }
         }
     }
+}
+
+/// The name of the first parameter whose gradient has a value that is no number.
+fn first_bad<M: Module>(ddp: &DataParallel, model: &M, gradients: &GradientsParams) -> Option<String> {
+    struct Probe<'a> {
+        ddp: &'a DataParallel,
+        gradients: &'a GradientsParams,
+        at: usize,
+        names: Vec<&'a str>,
+        probes: Vec<Tensor<1>>,
+    }
+    impl ModuleVisitor for Probe<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let place = self.ddp.place.get(self.at).copied().flatten();
+            self.at += 1;
+            let Some(place) = place else { return };
+            let Some(gradient) = self.gradients.get::<D>(param.id) else { return };
+            self.names.push(&self.ddp.trainable_entry(place).name);
+            // Zero times a number is zero, and NaN times anything else.
+            self.probes.push(in_f32(gradient.mul_scalar(0.0).sum()));
+        }
+    }
+    let mut probe = Probe { ddp, gradients, at: 0, names: Vec::new(), probes: Vec::new() };
+    model.visit(&mut probe);
+    if probe.probes.is_empty() {
+        return None;
+    }
+    let bad = Tensor::cat(probe.probes, 0).into_data().iter::<f32>().position(|probe| !probe.is_finite());
+    bad.map(|place| probe.names[place].to_owned())
 }
 
 fn in_f32(gradient: Tensor<1>) -> Tensor<1> {

@@ -36,6 +36,12 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().convert_dtype(DType::F64).try_into_vec().unwrap()
 }
 
+/// The values as `dtype` stores them.
+pub fn rounded(values: &[f64], dtype: DType) -> Vec<f64> {
+    let data = TensorData::new(values.to_vec(), [values.len()]).convert_dtype(dtype);
+    data.convert_dtype(DType::F64).try_into_vec().unwrap()
+}
+
 /// The result of `f` at `a` and `b`, and the gradients of both when the result's is `grad`.
 pub fn run<const D: usize, const E: usize>(
     f: impl Fn(Tensor<D>, Tensor<E>) -> Tensor<4>,

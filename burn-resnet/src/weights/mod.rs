@@ -2,7 +2,8 @@
 //!
 //! Reads what torchvision and timm publish: `.pth` (zip, and the older pickle stream) and `.safetensors`, in any float
 //! type, under prefixes such as `module.` and keys such as `state_dict`. Writes `.safetensors` that
-//! `load_state_dict(strict=True)` accepts. The kind of a file is seen from its bytes, not from its name.
+//! `load_state_dict(strict=True)` accepts. The kind of a file is seen from its bytes, not from its name. A network with
+//! blur pools has ffcv's names instead, which tell of them: such a file does not load into a network without.
 //!
 //! A model is changed only once everything fits: names and shapes are compared before a value is read, and all values are
 //! read before one is set.
@@ -29,6 +30,7 @@
 //! # }
 //! ```
 
+mod blur;
 mod names;
 mod read;
 mod reconcile;
@@ -150,6 +152,8 @@ pub struct WeightsFile {
     path: PathBuf,
     num_bytes: u64,
     entries: Vec<Entry>,
+    /// Of blur pools, which are no weights.
+    filters: Vec<Entry>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -162,9 +166,10 @@ impl WeightsFile {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
         let read::Opened { num_bytes, entries, metadata } = read::open(path)?;
-        let entries = names::normalize(entries)
+        let mut entries = names::normalize(entries)
             .map_err(|reason| WeightsError::NoNetwork { path: path.to_owned(), reason })?;
-        Ok(Self { path: path.to_owned(), num_bytes, entries, metadata })
+        let filters = blur::take_filters(&mut entries);
+        Ok(Self { path: path.to_owned(), num_bytes, entries, filters, metadata })
     }
 
     /// The architecture, read off names and shapes.
@@ -173,7 +178,7 @@ impl WeightsFile {
     /// [`WeightsError::Config`] if it is none known here; [`WeightsError::NoNetwork`] if such a network cannot be in a
     /// file of this size, so that a hostile file cannot make its reader build a huge one.
     pub fn config(&self) -> Result<ResNetConfig, WeightsError> {
-        let config = ResNetConfig::infer(self.shapes())?;
+        let config = ResNetConfig::infer(self.shapes())?.with_blur_pool(!self.filters.is_empty());
         let (num_params, num_bytes) = (config.num_params(), self.num_bytes);
         // The smallest type of weights takes two bytes.
         if num_params > num_bytes / 2 {
@@ -185,7 +190,7 @@ impl WeightsFile {
         Ok(config)
     }
 
-    /// Names, prefixes stripped, and shapes.
+    /// torchvision's names, and shapes. Filters of blur pools are not among them.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.entries.iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
     }
@@ -205,6 +210,10 @@ impl WeightsFile {
     pub fn load_into(&self, model: &mut ResNet, head: HeadPolicy) -> Result<(), WeightsError> {
         let shapes: Vec<_> = self.shapes().collect();
         let chosen = reconcile::reconcile(model, &shapes, head)?;
+        blur::compare(model, &self.filters)?;
+        for filter in &self.filters {
+            blur::check(&self.read_tensor(filter)?)?;
+        }
         let tensors = chosen.into_iter().map(|index| self.read_tensor(&self.entries[index]));
         set(model, tensors.collect::<Result<_, _>>()?);
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::{HeadPolicy, WeightsError};
-use crate::config::Depth;
+use crate::depth::Depth;
 use crate::resnet::ResNet;
 
 /// Names shown of each kind of disagreement; the rest is counted.

@@ -1,4 +1,5 @@
-//! Writing weights that PyTorch loads strictly: safetensors with torchvision's names, whole or not at all.
+//! Writing weights that PyTorch loads strictly: safetensors with torchvision's names (ffcv's where there are blur pools),
+//! whole or not at all.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, View};
 
-use super::{WeightsError, to_named};
+use super::{NamedTensor, WeightsError, blur, to_named};
 use crate::resnet::ResNet;
 
 /// Writes every parameter and running statistic of `model` to a safetensors file, in f32.
@@ -31,13 +32,21 @@ pub fn save(
 
 fn write(path: &Path, model: &ResNet, metadata: &BTreeMap<String, String>) -> io::Result<()> {
     let mut views = Vec::new();
-    for tensor in to_named(model) {
+    let blurred = blur::convolutions(model);
+    let float = |data: Vec<f32>| data.into_iter().flat_map(f32::to_le_bytes).collect();
+    for (path, &channels) in &blurred {
+        let NamedTensor { name, shape, data } = blur::filter(path, channels);
+        views.push((name, Bytes { dtype: Dtype::F32, shape, data: float(data) }));
+    }
+    for mut tensor in to_named(model) {
         if let Some(norm) = tensor.name.strip_suffix("running_var") {
             let counter = Bytes { dtype: Dtype::I64, shape: vec![], data: 0i64.to_le_bytes().to_vec() };
             views.push((format!("{norm}num_batches_tracked"), counter));
         }
-        let data = tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-        views.push((tensor.name, Bytes { dtype: Dtype::F32, shape: tensor.shape, data }));
+        if let Some(path) = tensor.name.strip_suffix(".weight").filter(|path| blurred.contains_key(*path)) {
+            tensor.name = format!("{path}.conv.weight");
+        }
+        views.push((tensor.name, Bytes { dtype: Dtype::F32, shape: tensor.shape, data: float(tensor.data) }));
     }
     let mut metadata = metadata.clone();
     metadata.insert("format".into(), "pt".into());

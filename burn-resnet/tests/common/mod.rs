@@ -39,7 +39,11 @@ pub(crate) struct Fixture(Vec<u8>);
 
 impl Fixture {
     pub(crate) fn open(name: &str) -> Self {
-        Self(std::fs::read(fixture_path(name)).unwrap())
+        Self::at(fixture_path(name))
+    }
+
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self(std::fs::read(path).unwrap())
     }
 
     /// A tensor's values, from f32 or f64.

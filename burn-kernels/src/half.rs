@@ -1,0 +1,67 @@
+//! Half-precision values on a CPU: widened to f32, computed in f32, rounded once on the way out. The numbers are those of
+//! a tensor core, half storage with f32 sums. Not the operations themselves.
+//!
+//! A 16-bit value is one of f32, so widening is exact; rounding is to the nearest, ties to even.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{DType, Element, TensorData};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+type Primitive = FloatTensor<Flex>;
+
+/// Values that a thread converts at a time.
+const GRAIN: usize = 1 << 15;
+
+/// Whether these are the types that go through f32: f32 itself or 16 bits, all the same.
+pub(crate) fn all_alike<const N: usize>(tensors: [&Primitive; N]) -> bool {
+    let dtype = tensors[0].dtype();
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+        && tensors.iter().all(|tensor| tensor.dtype() == dtype)
+}
+
+/// Contiguous and in f32.
+pub(crate) fn widen<const N: usize>(tensors: [Primitive; N]) -> [Primitive; N] {
+    tensors.map(|tensor| match tensor.dtype() {
+        DType::F16 => widen_from::<f16>(tensor),
+        DType::BF16 => widen_from::<bf16>(tensor),
+        _ => contiguous::<f32>(tensor),
+    })
+}
+
+/// A new tensor of `dtype`, one of those that [`widen`] takes.
+pub(crate) fn narrow(values: Vec<f32>, shape: &[usize], dtype: DType) -> Primitive {
+    match dtype {
+        DType::F16 => narrow_to(&values, shape, f16::ZERO),
+        DType::BF16 => narrow_to(&values, shape, bf16::ZERO),
+        _ => Primitive::from_data(TensorData::new(values, shape.to_vec())),
+    }
+}
+
+fn contiguous<E: Element + bytemuck::Pod>(tensor: Primitive) -> Primitive {
+    if tensor.as_slice::<E>().is_some() { tensor } else { tensor.to_contiguous() }
+}
+
+fn widen_from<E: Element + bytemuck::Pod>(tensor: Primitive) -> Primitive
+where
+    [E]: HalfFloatSliceExt,
+{
+    let tensor = contiguous::<E>(tensor);
+    let half = tensor.as_slice::<E>().expect("made contiguous, and its type was asked");
+    let mut values = vec![0.0; half.len()];
+    let parts = values.par_chunks_mut(GRAIN).zip(half.par_chunks(GRAIN));
+    parts.for_each(|(to, from)| from.convert_to_f32_slice(to));
+    narrow(values, &tensor.shape(), DType::F32)
+}
+
+fn narrow_to<E: Element>(values: &[f32], shape: &[usize], zero: E) -> Primitive
+where
+    [E]: HalfFloatSliceExt,
+{
+    let mut half = vec![zero; values.len()];
+    let parts = half.par_chunks_mut(GRAIN).zip(values.par_chunks(GRAIN));
+    parts.for_each(|(to, from)| to.convert_from_f32_slice(from));
+    Primitive::from_data(TensorData::new(half, shape.to_vec()))
+}
