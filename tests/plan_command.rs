@@ -18,7 +18,7 @@ use common::{Output, checkpoints, halve, sets, sprint, tiny, word, write_idx};
 const PAGE: &str = include_str!("../docs/plan.md");
 const CLUSTER_2018: &str = include_str!("../clusters/p3.16xlarge-2018.toml");
 /// A recipe for no pictures that are there.
-const TINY: [&str; 3] = ["data.planned_images=165", "model.depth=8", "model.width=4"];
+const TINY: [&str; 3] = ["data.planned_images=5000", "model.depth=8", "model.width=4"];
 
 fn fixture(name: &str) -> String {
     word(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plan").join(name))
