@@ -10,6 +10,9 @@ use std::{
 };
 
 use burn_dist::DistError;
+use burn_resnet::weights::WeightsError;
+
+use crate::record::RecordError;
 
 /// What went wrong, by whose fault.
 #[derive(Debug, thiserror::Error)]
@@ -23,13 +26,13 @@ pub enum Error {
     Data(#[from] crate::data::DataError),
     /// A weights file does not fit the model, or is none.
     #[error(transparent)]
-    Weights(#[from] burn_resnet::weights::WeightsError),
+    Weights(WeightsError),
     /// A checkpoint or another file of a run cannot be used.
     #[error("{0}")]
     Run(String),
     /// What the run records could not be written or read back.
     #[error(transparent)]
-    Record(#[from] crate::record::RecordError),
+    Record(#[from] RecordError),
     /// Ranks could not be launched, or one of them failed.
     #[error(transparent)]
     Launch(#[from] crate::cluster::LaunchError),
@@ -105,8 +108,10 @@ impl Error {
 
     /// For `map_err` on what the system refused.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.display().to_string();
-        move |source| Self::Io { action, path, source }
+        move |source| match is_full(&source) {
+            true => RecordError::io(action, path, source).into(),
+            false => Self::Io { action, path: path.display().to_string(), source },
+        }
     }
 
     /// The exit status of the command: 1 the run failed, 2 the words were wrong, 130 the user stopped it; of a launch
@@ -119,4 +124,20 @@ impl Error {
             _ => 1,
         }
     }
+}
+
+impl From<WeightsError> for Error {
+    fn from(error: WeightsError) -> Self {
+        match error {
+            WeightsError::Write { path, source } if is_full(&source) => {
+                RecordError::io("write", &path, source).into()
+            }
+            other => Self::Weights(other),
+        }
+    }
+}
+
+/// A full disk has one message, whatever was being written.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,4 +1,4 @@
-//! Goal: a run's `config.toml` repeats it bit for bit, and `--dry-run` prints a configuration that means itself.
+//! Goal: a run's `config.toml` repeats it bit for bit, and `--dry-run=toml` prints a configuration that means itself.
 //!
 //! Method: the command as a process; a tiny run, and another from the first one's file alone.
 
@@ -35,7 +35,7 @@ fn a_dry_run_prints_the_recipe_and_does_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let run = temp.path().join("run");
     for preset in burn_sprint::recipe::preset_names() {
-        let words = ["train", "--dry-run", "--preset", preset, "--set", "optimizer.momentum=0.85"];
+        let words = ["train", "--dry-run=toml", "--preset", preset, "--set", "optimizer.momentum=0.85"];
         let output = sprint(words.into_iter().chain(["--out", &word(&run)])).ok();
         assert!(!run.exists());
         let printed: TrainConfig = toml::from_str(&output.stdout).unwrap();
@@ -46,7 +46,7 @@ fn a_dry_run_prints_the_recipe_and_does_nothing() {
         // Printed again, it is the same.
         let file = temp.path().join("printed.toml");
         fs::write(&file, &output.stdout).unwrap();
-        let again = sprint(["train", "--dry-run", "--config", &word(&file)]).ok();
+        let again = sprint(["train", "--dry-run=toml", "--config", &word(&file)]).ok();
         assert_eq!(again.stdout, output.stdout);
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::{
     fs,
     io::Write,
@@ -16,6 +18,7 @@ use burn_sprint::data::{
     Channels, Copies, DataError, Location, OnBadFile, Pair, Picture, PictureSize, SampleError, SampleFault,
     Source, Split, open, open_pair, sizes, with_classes,
 };
+use common::shared;
 use flate2::{Compression, write::GzEncoder};
 
 fn at(path: &Path) -> Location {
@@ -697,15 +700,6 @@ fn copies_have_the_same_pictures() {
     // Undivided, the copy's folder is a class like the others.
     let flat = tree(&["cat/a.jpg", "dog/b.jpg", "160/cat/a.jpg", "160/dog/b.jpg"]);
     assert!(refused(&at(flat.path()), "160").contains("/160 lies among the class folders"));
-}
-
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
-    if !path.exists() {
-        eprintln!("SKIP: {} is not there", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 /// 2,062 photos; the last fifth of every class held out.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::{fs, path::PathBuf};
 
 use burn_sprint::data::{
@@ -11,6 +13,7 @@ use burn_sprint::data::{
     random::Stream,
     transform::{Geometry, Stage, centered, short_side_to},
 };
+use common::shared;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -297,15 +300,6 @@ fn a_window_beside_the_picture_is_black() {
         Stage::default().apply(&geometry, &source, (2, 2), Channels::Grey, &mut out);
         assert_eq!(out, [0; 4], "{window:?}");
     }
-}
-
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
-    if !path.exists() {
-        eprintln!("SKIP: {} is not there", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 /// The pixels of evaluation, from the JPEG on, against Pillow and torchvision: real photos of hands, one of 3024x3024.

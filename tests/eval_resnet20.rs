@@ -9,17 +9,11 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{sprint, word};
+use common::{shared, sprint, word};
 
-/// Weights and pictures, or a visible word that they are not there.
+/// Weights and pictures.
 fn files() -> Option<[PathBuf; 2]> {
-    let shared = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    let files = ["resnet20-12fca82f.th", "cifar10-test-jpeg.tar"].map(|name| shared.join(name));
-    if let Some(missing) = files.iter().find(|path| !path.exists()) {
-        eprintln!("SKIP: {} is not there", missing.file_name().unwrap().display());
-        return None;
-    }
-    Some(files)
+    Some([shared("resnet20-12fca82f.th")?, shared("cifar10-test-jpeg.tar")?])
 }
 
 /// PyTorch: 81.03 % on these JPEGs.

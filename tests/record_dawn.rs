@@ -1,30 +1,26 @@
-//! DAWNBench: time to accuracy of the real entries, and our files from a run's rows.
+//! DAWNBench: our files from a run's rows. The entries of 2018 are in `golden_record`.
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use burn_sprint::record::{
-    DawnInfo, DawnRow, EpochRow, Moment, PhaseRow, RecordError, Row, dawn_json, dawn_rows, dawn_tsv,
-    read_dawn_tsv, time_to_accuracy,
+    DawnInfo, DawnRow, EndReason, EndRow, EpochRow, Moment, PhaseRow, RecordError, Row, dawn_json, dawn_rows,
+    dawn_tsv, read_dawn_tsv,
 };
 use serde_json::{Value, json};
 
-fn entry(machines: u32, extension: &str) -> Option<PathBuf> {
-    let name = format!("../shared/data/dawn/fastai_resnet50_p3_{machines}_machine_pytorch.{extension}");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("SKIP: no {name}");
-    None
-}
-
 fn phase(index: u32, epochs: (u32, u32), size: u32, global_batch_size: u32, lr: (f64, f64)) -> Row {
     Row::Phase(PhaseRow {
-        at: Moment { epoch: epochs.0, phase: index, ..Moment::default() },
+        at: Moment {
+            epoch: epochs.0,
+            phase: index,
+            images: 1_281_216 * u64::from(epochs.0),
+            ..Moment::default()
+        },
         size: Some(size),
         global_batch_size: Some(global_batch_size),
         epochs: Some(epochs),
@@ -48,37 +44,21 @@ fn eight_machines(num_epochs: u32) -> Vec<Row> {
     let mut rows = Vec::new();
     for epoch in 0..num_epochs {
         rows.extend(phases.iter().filter(|phase| phase.at().epoch == epoch).cloned());
-        let at = Moment { epoch, elapsed_s: 36.0 * f64::from(epoch + 1), ..Moment::default() };
+        let images = 1_281_216 * u64::from(epoch + 1);
+        let at = Moment { epoch, images, elapsed_s: 36.0 * f64::from(epoch + 1), ..Moment::default() };
+        let Some(Row::Phase(phase)) = rows.iter().rfind(|row| matches!(row, Row::Phase(_))) else { continue };
+        let ((first, end), from, to) = (phase.epochs.unwrap(), phase.lr.unwrap(), phase.lr_end.unwrap());
+        let part = f64::from(epoch + 1 - first) / f64::from(end - first);
         rows.push(Row::Epoch(EpochRow {
             at,
+            lr: Some(from + (to - from) * part),
+            images_per_s: Some(if epoch == first { 30_000.0 } else { 60_000.0 }),
             val_top1: Some(50.0),
             val_top5: Some(80.5),
             ..EpochRow::default()
         }));
     }
     rows
-}
-
-#[test]
-fn times_to_accuracy_of_the_entries_of_2018() {
-    let expected = [
-        // machines, epoch as the file counts, hours, top-5, seconds, dollars
-        (16, 38, 0.301_439_276_999_897_4, 93.110_000_610_351_56, 1085.2, 118.07),
-        (8, 29, 0.31472, 93.012, 1133.0, 61.63),
-        (4, 28, 0.49509, 93.008, 1782.3, 48.48),
-    ];
-    for (machines, epoch, hours, top5, seconds, dollars) in expected {
-        let (Some(tsv), Some(entry)) = (entry(machines, "tsv"), entry(machines, "json")) else { return };
-        let rows = read_dawn_tsv(&tsv).unwrap();
-        let row = time_to_accuracy(&rows, 93.0).unwrap();
-        assert_eq!((row.epoch, row.hours, row.top5), (epoch, hours, top5));
-        assert_eq!(format!("{:.1}", row.seconds()), format!("{seconds:.1}"));
-        let entry: Value = serde_json::from_slice(&fs::read(entry).unwrap()).unwrap();
-        let cost = row.cost(entry["costPerHour"].as_f64().unwrap());
-        assert_eq!(format!("{cost:.2}"), format!("{dollars:.2}"));
-        assert_eq!(time_to_accuracy(&rows, top5), Some(row), "reaching the target is enough");
-        assert_eq!(time_to_accuracy(&rows, 99.0), None);
-    }
 }
 
 #[test]
@@ -122,13 +102,56 @@ fn the_schedule_is_the_executed_one() {
             json["misc"][spans].as_array().unwrap().iter().map(|s| s["epochs"].as_u64().unwrap()).sum();
         assert_eq!(epochs, 36, "{spans}");
     }
-    let Some(real) = entry(8, "json") else { return };
-    let real: Value = serde_json::from_slice(&fs::read(real).unwrap()).unwrap();
+    // Cold: the first epoch, and where a size changes; phase 3 (epochs 11 to 14) only turns the learning rate.
+    let speeds = json["misc"]["throughput"].as_array().unwrap();
+    assert_eq!(speeds[0], json!({"epochs": 6, "cold": 30_000.0, "warm": 60_000.0}));
+    assert_eq!(speeds[2]["cold"], Value::Null);
+    assert_eq!(json["misc"]["timeToAccuracy"], Value::Null, "80.5 % is not 93 %");
+
+    let Some(entry) = common::shared("dawn/fastai_resnet50_p3_8_machine_pytorch.json") else { return };
+    let real: Value = serde_json::from_slice(&fs::read(entry).unwrap()).unwrap();
     for (key, value) in real.as_object().unwrap() {
         assert_eq!(json[key].is_string(), value.is_string(), "{key}");
     }
     assert_eq!(json["misc"]["imageSize"], real["misc"]["imageSize"]);
     assert_eq!(json["misc"]["batchSize"], real["misc"]["batchSize"]);
+}
+
+#[test]
+fn a_learning_rate_that_is_no_line_is_told_epoch_by_epoch() {
+    let mut rows = eight_machines(6);
+    let rates = [1.9, 1.5, 1.0, 0.5, 0.2, 0.0];
+    for (row, rate) in rows.iter_mut().filter_map(as_epoch).zip(rates) {
+        row.lr = Some(rate);
+    }
+    let json: Value = serde_json::from_str(&dawn_json(&rows, &DawnInfo::default())).unwrap();
+    let told = json!({"learning_rate": [1.92, 1.9, 1.5, 1.0, 0.5, 0.2, 0.0], "epochs": 6});
+    assert_eq!(json["misc"]["schedule"][0], told);
+}
+
+#[test]
+fn time_to_accuracy_is_the_run_s_own_target_or_the_benchmark_s() {
+    let mut rows = eight_machines(4);
+    for (row, top5) in rows.iter_mut().filter_map(as_epoch).zip([90.0, 93.0, 94.0, 92.0]) {
+        row.val_top5 = Some(top5);
+    }
+    let reached = |rows: &[Row]| {
+        let info = DawnInfo { cost_per_hour: Some(391.68), ..DawnInfo::default() };
+        let json: Value = serde_json::from_str(&dawn_json(rows, &info)).unwrap();
+        json["misc"]["timeToAccuracy"].clone()
+    };
+    assert_eq!(
+        reached(&rows),
+        json!({"epoch": 2, "hours": 0.02, "top1": 50.0, "top5": 93.0, "cost": 0.02 * 391.68})
+    );
+    // A run that was to stop at another accuracy ends with the epoch that had it.
+    let (at, reason) = (*rows.last().unwrap().at(), EndReason::Target);
+    rows.push(Row::End(EndRow { at, reason, message: None, cost_usd: None, skipped_images: None }));
+    assert_eq!(reached(&rows)["epoch"], 4);
+}
+
+fn as_epoch(row: &mut Row) -> Option<&mut EpochRow> {
+    if let Row::Epoch(row) = row { Some(row) } else { None }
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn all_kinds() -> Vec<Row> {
             epochs: Some((0, 6)),
             lr: Some(1.88),
             lr_end: Some(3.76),
+            momentum: Some(0.9),
         }),
         Row::Step(StepRow {
             at: moment(1),
@@ -55,6 +56,7 @@ fn all_kinds() -> Vec<Row> {
             val_top1: some,
             val_top5: some,
             val_images: Some(50_000),
+            eval_s: some,
             val_center_size: Some(224),
             val_center_top1: some,
             val_center_top5: some,
@@ -95,9 +97,9 @@ fn keys_are_the_published_ones_and_unknown_values_have_none() {
     write(&file(&dir), &rows);
     let text = fs::read_to_string(file(&dir)).unwrap();
     let expected = [
-        r#"{"event":"phase","epoch":2,"step":0,"phase":1,"images":0,"elapsed_s":0.0,"size":128,"batch_size":64,"global_batch_size":8192,"epochs":[0,6],"lr":1.88,"lr_end":3.76}"#,
+        r#"{"event":"phase","epoch":2,"step":0,"phase":1,"images":0,"elapsed_s":0.0,"size":128,"batch_size":64,"global_batch_size":8192,"epochs":[0,6],"lr":1.88,"lr_end":3.76,"momentum":0.9}"#,
         r#"{"event":"step","epoch":2,"step":1,"phase":1,"images":64,"elapsed_s":0.5,"lr":1.88,"train_loss":6.9,"train_top1":12.5,"train_top5":12.5,"images_per_s":12.5,"data_wait_s":12.5,"comm_wait_s":12.5,"comm_s":12.5,"cost_usd":12.5,"skipped_images":3,"loss_scale":12.5,"skipped_steps":2}"#,
-        r#"{"event":"epoch","epoch":2,"step":1,"phase":1,"images":64,"elapsed_s":0.5,"lr":12.5,"train_loss":12.5,"train_top1":12.5,"train_top5":12.5,"val_loss":12.5,"val_top1":12.5,"val_top5":12.5,"val_images":50000,"val_center_size":224,"val_center_top1":12.5,"val_center_top5":12.5,"images_per_s":12.5,"data_wait_s":12.5,"comm_wait_s":12.5,"comm_s":12.5,"param_hash":"0123456789abcdef","cost_usd":12.5,"skipped_images":3,"skipped_steps":2}"#,
+        r#"{"event":"epoch","epoch":2,"step":1,"phase":1,"images":64,"elapsed_s":0.5,"lr":12.5,"train_loss":12.5,"train_top1":12.5,"train_top5":12.5,"val_loss":12.5,"val_top1":12.5,"val_top5":12.5,"val_images":50000,"eval_s":12.5,"val_center_size":224,"val_center_top1":12.5,"val_center_top5":12.5,"images_per_s":12.5,"data_wait_s":12.5,"comm_wait_s":12.5,"comm_s":12.5,"param_hash":"0123456789abcdef","cost_usd":12.5,"skipped_images":3,"skipped_steps":2}"#,
         r#"{"event":"end","epoch":2,"step":1,"phase":1,"images":64,"elapsed_s":0.5,"reason":"failed","message":"loss is \"NaN\"","cost_usd":12.5,"skipped_images":3}"#,
         r#"{"event":"step","epoch":2,"step":2,"phase":1,"images":128,"elapsed_s":1.0,"lr":0.1,"train_loss":2.25}"#,
     ];

@@ -7,24 +7,14 @@
 
 mod common;
 
-use std::path::PathBuf;
-
 use burn_sprint::data::{Location, Picture, open_pair};
-use common::{rows, sets, sprint, word};
+use common::{rows, sets, shared, sprint, word};
 
-/// The archive, or a visible word that it is not there.
-fn archive() -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data/sign-digits-jpeg.tar");
-    if !path.exists() {
-        eprintln!("SKIP: sign-digits-jpeg.tar is not there");
-        return None;
-    }
-    Some(path)
-}
+const ARCHIVE: &str = "sign-digits-jpeg.tar";
 
 #[test]
 fn a_fifth_of_each_class_is_held_out_and_the_large_photos_are_read() {
-    let Some(path) = archive() else { return };
+    let Some(path) = shared(ARCHIVE) else { return };
     let data = open_pair(&Location::Path(path), None, 0.2).unwrap();
     assert_eq!((data.train.num_images(), data.val.num_images()), (1644, 418));
     assert_eq!(data.train.class_names().len(), 10);
@@ -44,7 +34,7 @@ fn a_fifth_of_each_class_is_held_out_and_the_large_photos_are_read() {
 
 #[test]
 fn two_epochs_lower_the_loss() {
-    let Some(path) = archive() else { return };
+    let Some(path) = shared(ARCHIVE) else { return };
     let temp = tempfile::tempdir().unwrap();
     let run = temp.path().join("run");
     let words =

@@ -232,3 +232,30 @@ fn tables_of_paths_name_real_ones() {
         nothing_in(gone.map(|path| format!("{document}: {path} is not there")).collect());
     }
 }
+
+#[test]
+fn golden_checks_name_their_tests() {
+    let text = read(Path::new("ARCHITECTURE.md"));
+    let section = text.split("## Golden checks").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    let mut complaints = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        if !row.starts_with(&format!("| {} | ", index + 1)) {
+            complaints.push(format!("row {}: {row}", index + 1));
+        }
+        // A path, and the names of tests in it, each in backticks.
+        let mut source = String::new();
+        for word in row.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") {
+                source = fs::read_to_string(root().join(word)).unwrap_or_default();
+            } else if !source.contains(&format!("#[test]\nfn {word}()")) {
+                complaints.push(format!("check {}: no test {word}", index + 1));
+            }
+        }
+        if source.is_empty() {
+            complaints.push(format!("check {}: no file with its tests", index + 1));
+        }
+    }
+    assert_eq!(rows.len(), 22, "checks");
+    nothing_in(complaints);
+}

@@ -1,28 +1,22 @@
-//! Goal: the parts of training keep their promises: SGD and the loss are PyTorch's, ranks are exact, the schedule is
-//! that of the run of 2018, workers and micro-batches change nothing, a loss that is none stops the run.
+//! Goal: the parts of training keep their promises: SGD and the loss are PyTorch's, ranks are exact, workers and
+//! micro-batches change nothing, a loss that is none stops the run.
 //!
-//! Method: the library on small networks and data, against numbers computed by PyTorch, by hand or logged in 2018.
+//! Method: the library on small networks and data, against numbers computed by PyTorch or by hand.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
-
-use std::{fs, path::PathBuf};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     optim::GradientsParams,
     tensor::{Device, Int, Tensor, TensorData},
 };
-use burn_dist::{Communicator, DataParallel, DataParallelConfig, Rank, WorldSize};
+use burn_dist::{Communicator, DataParallel, DataParallelConfig, WorldSize};
 use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
 use burn_sprint::{
     config::{DataFacts, Loss, OptimizerConfig, Plan, Sources},
-    data::{
-        Copies, Location, Tail,
-        sampler::{self, Coverage},
-    },
-    recipe::{Augment, LrRule, Phase, Schedule, ValCrop},
+    data::{Copies, Location},
     record::{EndReason, ProgressMode, RunInfo},
     train::{EpochTotals, Job, Optimizer, StepConfig, Stop, cross_entropy, run, step, target_rank},
 };
@@ -266,63 +260,6 @@ fn ranks_count_ties_to_the_lower_class_and_no_numbers_against_the_network() {
         let got = rank.into_scalar::<i64>();
         assert!(got == expected || (expected == 4 && got >= 3), "{logits:?} {target}: {got}");
     }
-}
-
-/// The learning rates that fast.ai's run on 8 machines logged in 2018, to the last bit.
-#[test]
-fn the_schedule_gives_the_learning_rates_of_2018() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data/golden_lr_8machine.tsv");
-    if !path.exists() {
-        eprintln!("SKIP: golden_lr_8machine.tsv is not there");
-        return;
-    }
-    let phase = |epochs, size, batch_size, lr| Phase {
-        epochs,
-        size,
-        batch_size,
-        lr,
-        augment: Augment::RandomResizedCrop2018,
-        flip: true,
-        min_scale: 0.08,
-        padding: 0,
-        val_size: None,
-        val_resize: None,
-        momentum: None,
-        data: None,
-        val: ValCrop::Center,
-    };
-    let phases = [
-        phase(6, 128, 128, LrRule::Linear(1.92, 3.84)),
-        phase(5, 128, 256, LrRule::Constant(3.84)),
-        phase(3, 128, 256, LrRule::Linear(3.84, 1.92)),
-        phase(3, 224, 128, LrRule::Constant(1.92)),
-        phase(6, 224, 224, LrRule::Linear(1.92, 0.336)),
-        phase(6, 224, 224, LrRule::Linear(0.336, 0.0336)),
-        phase(8, 288, 128, LrRule::Linear(0.0192, 0.00192)),
-    ];
-    // 64 processes, and short last batches.
-    let rank = Rank::new(0, WorldSize::new(64).unwrap()).unwrap();
-    let steps_per_epoch = |phase: &Phase| {
-        let coverage = Coverage::Train(Tail::Short);
-        sampler::Plan::new(1_281_167, phase.batch_size, rank, coverage).num_batches() as u64
-    };
-    let schedule = Schedule::new(&phases, steps_per_epoch).unwrap();
-    let mut by_place = std::collections::HashMap::new();
-    for step in 1..=schedule.num_steps() {
-        let at = schedule.position(step).unwrap();
-        let num_batches = schedule.steps_per_epoch(at.phase);
-        by_place.insert((u64::from(at.epoch), at.step_in_epoch + 1), (num_batches, at.lr));
-    }
-    let text = fs::read_to_string(path).unwrap();
-    let mut num_rows = 0;
-    for line in text.lines().skip(1) {
-        let [epoch, batch, batches, lr] = line.split('\t').collect::<Vec<_>>().try_into().unwrap();
-        let (num_batches, got) = by_place[&(epoch.parse().unwrap(), batch.parse().unwrap())];
-        assert_eq!(num_batches, batches.parse::<u64>().unwrap(), "{line}");
-        assert_eq!(got.to_bits(), lr.parse::<f64>().unwrap().to_bits(), "{line}: {got}");
-        num_rows += 1;
-    }
-    assert_eq!(num_rows, 59);
 }
 
 /// Decimals read by `serde_json` may be off by the last bit; an epoch's mean would then differ after a resume.

@@ -17,7 +17,7 @@ use std::{
     process::Child,
 };
 
-use common::{Output, Random, assert_same_end, checkpoints, command, rows, sets, wait_until, word};
+use common::{Output, Random, assert_same_end, checkpoints, command, rows, sets, shared, wait_until, word};
 use rustix::process::{Pid, Signal, kill_process};
 
 const NUM_CLASSES: usize = 4;
@@ -31,13 +31,9 @@ const NUM_KILLS: usize = 10;
 
 /// Photos of mixed shapes dealt into classes, whatever they show, or a visible word that there are none.
 fn photos(folder: &Path) -> Option<PathBuf> {
-    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenet-200-jpeg.tar");
-    if !archive.exists() {
-        eprintln!("SKIP: imagenet-200-jpeg.tar is not there");
-        return None;
-    }
-    let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
-    let files = archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.header().entry_type().is_file());
+    let mut archive = tar::Archive::new(fs::File::open(shared("imagenet-200-jpeg.tar")?).unwrap());
+    let files =
+        archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.header().entry_type().is_file());
     for (index, mut file) in files.take(NUM_TRAIN + NUM_VAL).enumerate() {
         let part = if index < NUM_TRAIN { "train" } else { "val" };
         let class = folder.join(part).join(format!("class{}", index % NUM_CLASSES));
@@ -61,10 +57,17 @@ fn launch(world: usize, data: &Path, run: &Path) -> Child {
     );
     let nproc = world.to_string();
     let restarts = NUM_KILLS.to_string();
-    let words = ["launch", "--nproc", &nproc, "--max-restarts", &restarts, "--", "train", "--preset", "photos"];
+    let words =
+        ["launch", "--nproc", &nproc, "--max-restarts", &restarts, "--", "train", "--preset", "photos"];
     let places = ["--data", &word(data), "--out", &word(run)].map(String::from);
-    let recipe =
-        sets(&["seed=5", "model.depth=8", "model.width=4", "data.num_workers=1", "checkpoint.every_steps=3", &phases]);
+    let recipe = sets(&[
+        "seed=5",
+        "model.depth=8",
+        "model.width=4",
+        "data.num_workers=1",
+        "checkpoint.every_steps=3",
+        &phases,
+    ]);
     command(words.map(String::from).into_iter().chain(places).chain(recipe)).spawn().unwrap()
 }
 
@@ -78,7 +81,8 @@ fn ranks(launcher: &Child) -> Vec<Pid> {
 
 fn has_row(run: &Path, step: u64) -> bool {
     let rows = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
-    rows.lines().any(|row| row.starts_with("{\"event\":\"step\"") && row.contains(&format!("\"step\":{step},")))
+    rows.lines()
+        .any(|row| row.starts_with("{\"event\":\"step\"") && row.contains(&format!("\"step\":{step},")))
 }
 
 /// Ten different steps in order.
@@ -100,8 +104,8 @@ fn killed_at_ten_steps_it_ends_as_if_it_had_not_been(world: usize) {
     let launcher = launch(world, &data, &run);
     for step in random_steps(&mut random) {
         wait_until("the run does not get on", || has_row(&run, step) && !ranks(&launcher).is_empty());
-        let ranks = ranks(&launcher);
-        let rank = ranks[random.below(ranks.len() as u64) as usize];
+        let alive = ranks(&launcher);
+        let rank = alive[random.below(alive.len() as u64) as usize];
         kill_process(rank, Signal::KILL).unwrap();
         wait_until("the rank is still there", || !ranks(&launcher).contains(&rank));
     }

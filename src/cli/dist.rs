@@ -16,8 +16,9 @@ use burn_dist::{
 use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::launch::stopped_by_signal;
 use crate::{
-    cluster::{Launch, Layout, stopper},
+    cluster::{Launch, Layout},
     error::{Error, Result},
 };
 
@@ -61,7 +62,7 @@ struct Bench {
     #[arg(long, value_name = "N", default_value_t = 21)]
     repeat: usize,
     /// Write the figures to a file as well
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "json")]
     json: Option<PathBuf>,
 }
 
@@ -71,7 +72,7 @@ struct Check {
     #[arg(long, value_name = "N", default_value_t = 2)]
     nproc: u32,
     /// Write the figures to a file as well
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "json")]
     json: Option<PathBuf>,
 }
 
@@ -151,31 +152,15 @@ fn launch<F: Figures>(nproc: u32, json: Option<PathBuf>) -> Result<()> {
     let mut words: Vec<OsString> = env::args_os().skip(1).collect();
     // Said last, so that it is what counts.
     words.extend(["--json".into(), found.clone().into()]);
-    let words = without_json(words);
     let program = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
-    let (stopper, stops) = stopper();
-    ctrlc::set_handler(move || stopper.stop())
-        .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
-    Launch::new(Layout::new(nproc, 1, 0, None)?, program, words).run(stops)?;
+    let launch = Launch::new(Layout::new(nproc, 1, 0, None)?, program, words);
+    if stopped_by_signal(&launch)? {
+        return Err(Error::Stopped("all ranks stopped".into()));
+    }
     let text = fs::read(&found).map_err(Error::io("read", &found))?;
     let figures: F = serde_json::from_slice(&text).map_err(Error::run)?;
     print!("{}", figures.table());
     json.map_or(Ok(()), |path| write_json(&path, &figures))
-}
-
-/// Leaves of several `--json` the last.
-fn without_json(words: Vec<OsString>) -> Vec<OsString> {
-    let last = words.iter().rposition(|word| word == "--json");
-    let mut kept = Vec::with_capacity(words.len());
-    let mut words = words.into_iter().enumerate();
-    while let Some((at, word)) = words.next() {
-        match word.to_str() {
-            Some("--json") if Some(at) != last => drop(words.next()),
-            Some(word) if word.starts_with("--json=") => {}
-            _ => kept.push(word),
-        }
-    }
-    kept
 }
 
 fn write_json(path: &Path, figures: &impl Serialize) -> Result<()> {
@@ -362,14 +347,18 @@ fn read_record(path: &Path) -> Result<FlightRecord> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::{Command, Words};
 
     #[test]
     fn the_last_json_counts() {
-        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(
-            without_json(words("dist bench --json a --nproc 2 --json=b --json c")),
-            words("dist bench --nproc 2 --json c")
-        );
+        let words = ["sprint", "dist", "bench", "--json", "a", "--nproc", "2", "--json=b", "--json", "c"];
+        let words = Words::try_parse_from(words).unwrap();
+        let Some(Command::Dist(Args { command: Dist::Bench(bench) })) = words.command else {
+            panic!("{words:?}")
+        };
+        assert_eq!(bench.json, Some("c".into()));
     }
 }

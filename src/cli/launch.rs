@@ -79,19 +79,24 @@ pub(super) fn launch(args: Args) -> Result<()> {
         grace: Duration::from_secs(args.grace.into()),
         ..Launch::new(layout, program, words)
     };
+    if !stopped_by_signal(&launch)? {
+        return Ok(());
+    }
+    Err(Error::Stopped(match out {
+        Some(out) => format!(
+            "all ranks stopped, state saved; go on with: the same launch of train --out {} --resume",
+            out.display()
+        ),
+        None => "all ranks stopped".into(),
+    }))
+}
+
+/// Runs the ranks to their end, or until Ctrl-C or SIGTERM; whether it was that.
+pub(super) fn stopped_by_signal(launch: &Launch) -> Result<bool> {
     let (stopper, stops) = stopper();
     ctrlc::set_handler(move || stopper.stop())
         .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
-    match launch.run(stops)? {
-        End::Done => Ok(()),
-        End::Stopped => Err(Error::Stopped(match out {
-            Some(out) => format!(
-                "all ranks stopped, state saved; go on with: the same launch of train --out {} --resume",
-                out.display()
-            ),
-            None => "all ranks stopped".into(),
-        })),
-    }
+    Ok(launch.run(stops)? == End::Stopped)
 }
 
 /// What the words after `--` say, if they are to train. A slip in them is told once, here, and not by every rank.

@@ -3,6 +3,7 @@
 mod completions;
 mod device;
 mod dist;
+mod dry_run;
 mod eval;
 mod export;
 mod launch;
@@ -34,6 +35,7 @@ Examples:
   sprint train                                      the embedded default run
   sprint train --data photos/                       your own pictures, a folder for each class
   sprint train --set optimizer.momentum=0.95 --set phase.0.epochs=5
+  sprint train --preset imagenet18-16 --dry-run     the phases of a recipe as a table
   sprint train --out runs/mine --resume             go on after a stop or a crash
   sprint launch --nproc 2 -- train                  two processes, which average their gradients
   sprint eval --checkpoint runs/mine --data photos/

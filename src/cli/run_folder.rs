@@ -17,8 +17,15 @@ pub(super) fn named(name: &str, now_s: f64) -> PathBuf {
 
 /// `20261123-101500`, in UTC.
 fn time_name(now_s: f64) -> String {
+    let second = now_s as i64 % 86_400;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{}-{hour:02}{minute:02}{second:02}", date(now_s).replace('-', ""))
+}
+
+/// `2026-11-23`, in UTC.
+pub(super) fn date(now_s: f64) -> String {
     // Days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-    let (days, second) = ((now_s / 86_400.0) as i64, now_s as i64 % 86_400);
+    let days = (now_s / 86_400.0) as i64;
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted - era * 146_097;
@@ -28,8 +35,7 @@ fn time_name(now_s: f64) -> String {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 #[cfg(test)]

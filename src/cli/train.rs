@@ -6,12 +6,15 @@ use std::{
     sync::Arc,
 };
 
-use burn_dist::{Communicator, Rank, WorldSize, flight::FlightRecorder};
+use burn_dist::{Communicator, Rank, WorldSize, env, flight::FlightRecorder};
 use signal_hook::{consts::SIGUSR1, iterator::Signals};
 
-use super::{device, run_folder};
+use super::{device, dry_run, run_folder};
 use crate::{
-    config::{DataFacts, Plan, Sources, TrainConfig},
+    config::{
+        ClusterConfig, DataFacts, Plan, Sources, TrainConfig, beside_plan, scale_epochs,
+        set_global_batch_size,
+    },
     data::{Copies, Location, Pair},
     error::{Error, Result},
     record::{DawnInfo, EndReason, ProgressMode, RunInfo},
@@ -29,7 +32,7 @@ const MAX_CONFIG_BYTES: usize = 1 << 20;
 /// TensorBoard events. Ctrl-C saves the state and says how to go on.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Args {
-    /// A recipe inside the program: default, photos
+    /// A recipe inside the program, such as default, photos or imagenet18-16; a wrong name lists them all
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     preset: Option<String>,
     /// A recipe in a TOML file, such as a run's config.toml
@@ -57,9 +60,17 @@ pub(super) struct Args {
     /// Change one key of the recipe; may be given many times. The phases are phase.0, phase.1, ...
     #[arg(long, value_name = "key.path=value")]
     set: Vec<String>,
-    /// Print the recipe as it would be carried out, in TOML, and do nothing
-    #[arg(long)]
-    dry_run: bool,
+    /// Train for F times the epochs, phase by phase
+    #[arg(long, value_name = "F")]
+    scale_epochs: Option<f64>,
+    /// Images in a step of the first phase, over all ranks; the other phases follow in proportion, learning rates by
+    /// the linear rule
+    #[arg(long, value_name = "N")]
+    global_batch_size: Option<u32>,
+    /// Print the recipe as it would be carried out and do nothing; without --data by the images and ranks that it was
+    /// made for
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
+    dry_run: Option<dry_run::Form>,
 }
 
 impl Args {
@@ -77,19 +88,47 @@ impl Args {
         let Self { preset, config, data, device, stop_at, checkpoint_every, set, .. } = self.clone();
         Sources { preset, config, set, data, device, stop_at, checkpoint_every }
     }
+
+    /// Whether the user said anything of the configuration.
+    fn configures(&self) -> bool {
+        !self.sources().is_empty() || self.scale_epochs.is_some() || self.global_batch_size.is_some()
+    }
+
+    /// What the user said of the configuration, as it is for `world_size` ranks, or for those that the recipe was made
+    /// for; and what is to be said of it.
+    pub(super) fn configuration(&self, world_size: Option<WorldSize>) -> Result<(TrainConfig, Vec<String>)> {
+        let mut config = self.sources().resolve()?;
+        let mut said = Vec::new();
+        if let Some(factor) = self.scale_epochs {
+            said.push(scale_epochs(&mut config, factor)?);
+        }
+        if let Some(global) = self.global_batch_size {
+            let world_size = world_size.unwrap_or_else(|| planned_world_size(&config));
+            said.extend(set_global_batch_size(&mut config, global as usize, world_size)?);
+        }
+        Ok((config, said))
+    }
+}
+
+/// The ranks that a recipe was made for.
+pub(super) fn planned_world_size(config: &TrainConfig) -> WorldSize {
+    config.cluster.and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE)
 }
 
 pub(super) fn train(args: Args) -> Result<()> {
-    let sources = args.sources();
-    let Args { out, resume, dry_run, .. } = args;
-    let mut config = match out.as_deref().filter(|_| resume).map(|out| out.join(CONFIG)) {
-        Some(path) if path.exists() => resumed(&sources, path)?,
-        _ => sources.resolve()?,
-    };
-    if dry_run {
-        print!("{}", to_toml(&config)?);
-        return Ok(());
+    let launched = env::identity(&|name| std::env::var(name).ok())?.map(|identity| identity.rank);
+    if let Some(form) = args.dry_run {
+        return dry_run::print(&args, form, launched);
     }
+    let world_size = launched.map_or(WorldSize::ONE, Rank::world_size);
+    let (mut config, said) = match args.out.as_deref().filter(|_| args.resume).map(|out| out.join(CONFIG)) {
+        Some(path) if path.exists() => (resumed(&args, world_size, path)?, vec![]),
+        _ => args.configuration(Some(world_size))?,
+    };
+    if launched.is_none_or(Rank::is_main) {
+        said.iter().for_each(|line| eprintln!("{line}"));
+    }
+    let Args { out, resume, .. } = args;
     make_absolute(&mut config)?;
     let mut builder = Communicator::builder().from_env()?;
     // What ranks did last is of use where the run's other files are.
@@ -129,6 +168,9 @@ fn train_together(
     if rank.is_main() {
         check_folder(&out, resume)?;
         eprintln!("{}", in_words(&plan, facts, pictures.main(), rank.world_size(), &out));
+        let goes_on = out.join(CONFIG).exists();
+        let differs = beside_plan(&plan.config, &plan.schedule, rank.world_size()).filter(|_| !goes_on);
+        differs.into_iter().for_each(|line| eprintln!("{line}"));
     }
     let outcome = run(Job {
         plan: &plan,
@@ -140,7 +182,7 @@ fn train_together(
         rehearse: plan.config.rehearse.applies(device::is_gpu(&plan.config.device)),
         stop: stop_on_signal(rank.is_main())?,
         progress: if rank.is_main() { ProgressMode::detect(HEARTBEAT_S) } else { ProgressMode::Silent },
-        info: info(&plan, rank.world_size()),
+        info: info(&plan, rank.world_size(), now_s)?,
         now_s,
     })?;
     if rank.is_main() {
@@ -178,10 +220,10 @@ fn in_words(plan: &Plan, facts: DataFacts, pictures: &Pair, world_size: WorldSiz
 }
 
 /// The configuration of the run in the folder; whatever else the user says must agree with it.
-fn resumed(sources: &Sources, path: PathBuf) -> Result<TrainConfig> {
+fn resumed(args: &Args, world_size: WorldSize, path: PathBuf) -> Result<TrainConfig> {
     let saved = Sources { config: Some(path.clone()), ..Sources::default() }.resolve()?;
-    if !sources.is_empty() {
-        let mut wanted = sources.resolve()?;
+    if args.configures() {
+        let (mut wanted, _) = args.configuration(Some(world_size))?;
         make_absolute(&mut wanted)?;
         if wanted != saved {
             let (wanted, saved) = (to_toml(&wanted)?, to_toml(&saved)?);
@@ -197,8 +239,17 @@ fn resumed(sources: &Sources, path: PathBuf) -> Result<TrainConfig> {
     Ok(saved)
 }
 
-fn open_pictures(config: &TrainConfig) -> Result<Copies> {
-    let location = config.data.path.clone().map_or(Location::Embedded, Location::Path);
+pub(super) fn open_pictures(config: &TrainConfig) -> Result<Copies> {
+    let location = match (&config.data.path, config.data.planned_images) {
+        (Some(path), _) => Location::Path(path.clone()),
+        (None, None) => Location::Embedded,
+        (None, Some(images)) => {
+            return Err(Error::usage(format!(
+                "{} is made for {images} images that are not inside the program: give --data PATH",
+                config.name
+            )));
+        }
+    };
     let names = config.phase.iter().filter_map(|phase| phase.data.as_deref());
     Ok(Copies::open(&location, names, config.data.val_fraction)?)
 }
@@ -222,7 +273,7 @@ fn make_absolute(config: &mut TrainConfig) -> Result<()> {
     Ok(())
 }
 
-fn to_toml(config: &TrainConfig) -> Result<String> {
+pub(super) fn to_toml(config: &TrainConfig) -> Result<String> {
     toml::to_string(config).map_err(Error::run)
 }
 
@@ -256,7 +307,7 @@ fn write_on_signal(recorder: Arc<FlightRecorder>, rank: Rank, folder: PathBuf) -
 }
 
 /// What the report says of program and machine.
-fn info(plan: &Plan, world_size: WorldSize) -> RunInfo {
+fn info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<RunInfo> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let environment = BTreeMap::from([
         ("program".to_owned(), format!("burn-sprint {}", env!("CARGO_PKG_VERSION"))),
@@ -264,7 +315,26 @@ fn info(plan: &Plan, world_size: WorldSize) -> RunInfo {
         ("cores".to_owned(), cores.to_string()),
         ("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
     ]);
-    RunInfo { world_size: world_size.count() as u32, environment, dawn: DawnInfo::default() }
+    let dawn = dawn_info(plan, world_size, now_s)?;
+    Ok(RunInfo { world_size: world_size.count() as u32, environment, dawn })
+}
+
+/// What `dawn.json` says besides the run's rows; who ran it is left to be filled in.
+fn dawn_info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<DawnInfo> {
+    let TrainConfig { name, precision, optimizer, device, .. } = &plan.config;
+    let processes = if world_size == WorldSize::ONE { "process" } else { "processes" };
+    Ok(DawnInfo {
+        framework: format!("burn-sprint {}", env!("CARGO_PKG_VERSION")),
+        model: format!("ResNet-{}", plan.model.depth()),
+        hardware: format!("{world_size} {processes} on {device} ({})", std::env::consts::ARCH),
+        timestamp: run_folder::date(now_s),
+        misc: BTreeMap::from([
+            ("recipe".to_owned(), name.as_str().into()),
+            ("precision".to_owned(), serde_json::to_value(precision).map_err(Error::run)?),
+            ("optimizer".to_owned(), serde_json::to_value(optimizer).map_err(Error::run)?),
+        ]),
+        ..DawnInfo::default()
+    })
 }
 
 /// The result, on standard output.

@@ -137,9 +137,6 @@ pub(super) fn check_phase(phase: &Phase, micro_batches: usize) -> Result<(), Str
     if phase.padding > phase.size {
         return Err(format!("`padding` is {}: expected at most the size, {}", phase.padding, phase.size));
     }
-    if let Some(momentum) = phase.momentum.filter(|momentum| !(0.0..1.0).contains(momentum)) {
-        return Err(format!("`momentum` is {momentum}: expected 0 or more, below 1"));
-    }
     match &phase.data {
         Some(folder) if !is_below(folder) => {
             Err(format!("`data` is `{folder}`: expected the name of a folder below the data's path"))
@@ -197,6 +194,7 @@ mod tests {
             "phase.1.data=160",
             "phase.1.val=rect",
             "phase.1.momentum=0.8",
+            "phase.1.momentum=[0.98,0.9]",
             "loss_scale=1",
             "data.planned_images=1281167",
             "data.planned_classes=1000",
@@ -207,7 +205,7 @@ mod tests {
             "optimizer.eps=0",
             "optimizer.max_grad_norm=2",
             "cluster={machines=16,ranks_per_machine=8}",
-            "phase.1.lr={rule='constant',lr=3.76}",
+            "phase.1.lr={rule='constant',value=3.76}",
             "phase.1.lr={rule='linear',from=2}",
             "phase.1.lr={rule='cosine',from=2,to=1,over=[0,14]}",
             "phase.1.lr={rule='poly',from=2,power=1.5}",
@@ -240,7 +238,10 @@ mod tests {
             ("data.planned_classes=0", "data.planned_classes is 0"),
             ("cluster={machines=0,ranks_per_machine=8}", "[cluster] has 0 machines of 8 ranks"),
             ("cluster={machines=65536,ranks_per_machine=65536}", "[cluster] has 65536 machines"),
-            ("phase.1.momentum=1", "phase 2: `momentum` is 1: expected 0 or more, below 1"),
+            (
+                "phase.1.momentum=1",
+                "phase 2: `momentum` goes from 1 to 1: expected numbers of 0 or more, below 1",
+            ),
             (
                 "phase=[{epochs=1,size=28,batch_size=16,lr=0.1,val='rect',val_size=7}]",
                 "phase 1: `val` is rect at 7 pixels",
@@ -248,13 +249,17 @@ mod tests {
             ("phase.1.data=''", "phase 2: `data` is ``: expected the name of a folder below"),
             ("phase.1.data='../elsewhere'", "phase 2: `data` is `../elsewhere`"),
             ("phase.1.data='/etc'", "phase 2: `data` is `/etc`"),
-            ("phase.1.lr=-1", "phase 2: `lr` goes from -1 to -1: expected finite numbers, 0 or more"),
+            ("phase.1.lr=-1", "phase 2: `lr` goes from -1 to -1: expected numbers of 0 or more, finite"),
             ("phase.1.lr={rule='poly',from=2,power=0}", "phase 2: `lr` has a `power` of 0"),
             ("phase.1.lr={rule='step',from=2,every=0}", "phase 2: `lr` steps every 0 epochs"),
             ("phase.1.lr={rule='step',from=2,every=1,factor=0}", "phase 2: `lr` has a `factor` of 0"),
             (
+                "phase.1.lr={rule='poly',from=2,over=[-inf,inf]}",
+                "phase 2: `lr` goes over the epochs -inf to inf",
+            ),
+            (
                 "phase.1.lr={rule='cosine',from=2,over=[4,14]}",
-                "phase 2: `lr` goes over the epochs 4 to 14 of the run, but the phase is 3 to 14",
+                "phase 2: `lr` goes over the epochs 4 to 14 of the run: expected the phase's, 3 to 14, among them",
             ),
         ] {
             let error = plan(&[set]).unwrap_err();

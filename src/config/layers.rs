@@ -174,7 +174,7 @@ fn set(table: &mut Table, path: &str, value: Value) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::LrRule;
+    use crate::recipe::Ramp;
 
     fn with_set(set: &[&str]) -> Sources {
         Sources { set: set.iter().map(ToString::to_string).collect(), ..Sources::default() }
@@ -194,7 +194,7 @@ mod tests {
     fn set_reaches_into_tables_and_arrays_and_needs_no_quotes() {
         let config =
             with_set(&["phase.0.lr=[0.5, 1.5]", "optimizer.momentum=0.8", "name=mine"]).resolve().unwrap();
-        assert_eq!(config.phase[0].lr, LrRule::Linear(0.5, 1.5));
+        assert_eq!(config.phase[0].lr, Ramp::Linear(0.5, 1.5));
         assert_eq!(config.optimizer.momentum, 0.8);
         assert_eq!(config.name, "mine");
     }
@@ -206,7 +206,7 @@ mod tests {
             ("phase.0.batchsize=9", "did you mean `batch_size`?"),
             ("phase.99.size=9", "expected phase.0 to phase."),
             ("momentum", "expected key.path=value"),
-            ("phase.0.lr=fast", "expected a learning rate"),
+            ("phase.0.lr=fast", "expected a number such as 0.1, a line"),
             ("phase.0.lr=[0.1]", "expected an array of length 2"),
             ("phase.0.lr={rule='cosin',from=1}", "did you mean `cosine`?"),
             ("phase.0.lr={rule='poly',from=1,powr=2}", "did you mean `power`?"),

@@ -1,12 +1,14 @@
 //! The configuration of a run: what a TOML file says ([`TrainConfig`]), where it comes from ([`Sources`]), and the
 //! checked form that the trainer takes ([`Plan`]). Nothing here opens a picture or makes a tensor.
 
+mod adapt;
 mod check;
 mod keys;
 mod layers;
 mod plan;
 mod train;
 
+pub(crate) use adapt::{beside_plan, scale_epochs, set_global_batch_size};
 pub use layers::Sources;
 pub use plan::{DataFacts, Normalization, Plan, Target};
 pub use train::{

@@ -13,7 +13,7 @@ use crate::{
         sampler::{self, Coverage},
     },
     error::{Error, Result},
-    recipe::Schedule,
+    recipe::{EpochShape, Schedule},
 };
 
 /// What a plan has to know of the pictures.
@@ -127,11 +127,16 @@ impl Plan {
             let (batch, size) = (phase.batch_size / micro_batches, phase.size as usize);
             model.check_train_batch(batch, size, size).map_err(|error| wrong(error.to_string()))?;
         }
+        let nothing = EpochShape { num_steps: 0, last_batch_size: 0 };
         let schedule = Schedule::new(&config.phase, |phase| {
-            let Some(rank) = Rank::new(0, world_size).filter(|_| data.num_train > 0) else { return 0 };
-            let epoch =
-                sampler::Plan::new(data.num_train, phase.batch_size, rank, Coverage::Train(config.data.tail));
-            epoch.num_batches() as u64
+            let Some(rank) = Rank::new(0, world_size).filter(|_| data.num_train > 0) else { return nothing };
+            let coverage = Coverage::Train(config.data.tail);
+            let epoch = sampler::Plan::new(data.num_train, phase.batch_size, rank, coverage);
+            let num_batches = epoch.num_batches();
+            EpochShape {
+                num_steps: num_batches as u64,
+                last_batch_size: epoch.positions(num_batches - 1).len(),
+            }
         })
         .map_err(Error::usage)?;
         let normalization = normalization(&config, data.channels)?;

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::LrRule;
+use super::Ramp;
 
 /// A span of epochs, as a preset writes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,11 +16,12 @@ pub struct Phase {
     pub size: u32,
     /// Images a rank takes in one step.
     pub batch_size: usize,
-    /// The learning rate: a number, a straight line such as `[0.1, 0.4]`, or a table with a `rule`.
-    pub lr: LrRule,
-    /// Momentum instead of the optimizer's, in this phase.
+    /// The learning rate: a number, a straight line such as `[0.1, 0.4]`, or a rule such as
+    /// `{ rule = "cosine", from = 0.4 }`.
+    pub lr: Ramp,
+    /// Momentum in the place of the optimizer's, written as the learning rate is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub momentum: Option<f64>,
+    pub momentum: Option<Ramp>,
     /// A folder below the data's path with the same pictures in another size; the path itself if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
@@ -81,6 +82,7 @@ pub enum Augment {
     #[default]
     RandomResizedCrop,
     /// The same as torchvision drew it in 2018.
+    #[serde(rename = "random-resized-crop-2018", alias = "random-resized-crop2018")]
     RandomResizedCrop2018,
     /// A random crop out of the picture with a black border: CIFAR's recipe. Without `padding`, and of a picture
     /// that has the size, it is the picture itself.
@@ -95,6 +97,6 @@ pub enum ValCrop {
     #[default]
     Center,
     /// The rectangle in the middle that is shaped like the picture: nearly all of it. Batches are of pictures of
-    /// similar shapes (fast.ai 2018).
+    /// similar shapes (fast.ai 2018). At the end of the phase the square's accuracy is recorded beside.
     Rect,
 }

@@ -17,13 +17,38 @@ use super::series::{Axis, Curves, Panel, Point, Series};
 
 /// The picture is laid out in units of this many dots: enough that steps of a dot do not show.
 const SCALE: i32 = 3;
-const WIDTH: i32 = 1000;
 const TOP: i32 = 34;
 const BOTTOM: i32 = 52;
 const LEFT: i32 = 64;
 const RIGHT: i32 = 20;
-/// Above a panel's frame, for its name and legend.
-const PANEL_HEADER: i32 = 34;
+/// Above a panel's frame, for its name.
+const HEADER: i32 = 34;
+
+/// What depends on how wide the picture is.
+struct Layout {
+    width: i32,
+    /// Above the frame of a panel with a legend.
+    panel_header: i32,
+    /// From the middle of a panel's name to that of its legend.
+    legend_drop: i32,
+    /// Of the legend's piece of line, and between two entries.
+    legend_line: i32,
+    legend_gap: i32,
+    num_marks: u32,
+}
+
+const WIDE: Layout = Layout {
+    width: 1000,
+    panel_header: HEADER,
+    legend_drop: 0,
+    legend_line: 24,
+    legend_gap: 22,
+    num_marks: 10,
+};
+
+/// For a phone held upright: its 390 px, and letters that can be read there.
+const NARROW: Layout =
+    Layout { width: 400, panel_header: 52, legend_drop: 21, legend_line: 14, legend_gap: 14, num_marks: 6 };
 
 const TEXT: RGBColor = RGBColor(52, 60, 74);
 const FAINT: RGBColor = RGBColor(120, 128, 140);
@@ -45,11 +70,11 @@ const BITMAP_TEXT_DROP: f64 = 0.18;
 /// # Cost
 /// Under 30 MB while drawing; the rows are thinned out first, so time does not grow with them much.
 pub fn curve_png(rows: &[Row]) -> Result<Vec<u8>, RecordError> {
-    let curves = Curves::new(rows);
-    let (width, height) = (WIDTH * SCALE, height(&curves) * SCALE);
+    let curves = Curves::new(rows, WIDE.num_marks);
+    let (width, height) = (WIDE.width * SCALE, WIDE.height(&curves) * SCALE);
     let mut dots = vec![255; (width * height * 3) as usize];
     let backend = BitMapBackend::with_buffer(&mut dots, (width as u32, height as u32));
-    draw(&backend.into_drawing_area(), &curves, BITMAP_TEXT_DROP)?;
+    draw(&backend.into_drawing_area(), &WIDE, &curves, BITMAP_TEXT_DROP)?;
     let picture = halve(&dots, width as usize, height as usize);
     let picture = RgbImage::from_raw(width as u32 / 2, height as u32 / 2, picture)
         .expect("halve returns three bytes a pixel of half the width and height");
@@ -63,10 +88,19 @@ pub fn curve_png(rows: &[Row]) -> Result<Vec<u8>, RecordError> {
 /// # Errors
 /// [`RecordError::Drawing`].
 pub fn curve_svg(rows: &[Row]) -> Result<String, RecordError> {
-    let curves = Curves::new(rows);
-    let size = ((WIDTH * SCALE) as u32, (height(&curves) * SCALE) as u32);
+    svg(rows, &WIDE)
+}
+
+/// The same for a page as narrow as a phone.
+pub(super) fn curve_svg_narrow(rows: &[Row]) -> Result<String, RecordError> {
+    svg(rows, &NARROW)
+}
+
+fn svg(rows: &[Row], layout: &Layout) -> Result<String, RecordError> {
+    let curves = Curves::new(rows, layout.num_marks);
+    let size = ((layout.width * SCALE) as u32, (layout.height(&curves) * SCALE) as u32);
     let mut svg = String::new();
-    draw(&SVGBackend::with_string(&mut svg, size).into_drawing_area(), &curves, 0.0)?;
+    draw(&SVGBackend::with_string(&mut svg, size).into_drawing_area(), layout, &curves, 0.0)?;
     // Without its own width and height, the element takes those of the page.
     let sized = format!("<svg width=\"{}\" height=\"{}\" ", size.0, size.1);
     Ok(svg.replacen(&sized, "<svg role=\"img\" aria-label=\"curves of the run\" ", 1))
@@ -90,17 +124,31 @@ fn halve(dots: &[u8], width: usize, height: usize) -> Vec<u8> {
     out
 }
 
-fn height(curves: &Curves) -> i32 {
-    TOP + BOTTOM + curves.panels.iter().map(panel_height).sum::<i32>().max(160)
+impl Layout {
+    fn height(&self, curves: &Curves) -> i32 {
+        let panels = curves.panels.iter().map(|panel| self.panel_height(panel));
+        TOP + BOTTOM + panels.sum::<i32>().max(160)
+    }
+
+    fn panel_height(&self, panel: &Panel) -> i32 {
+        match panel.y.name {
+            "learning rate" => HEADER + 130,
+            "image size" => HEADER + 90,
+            _ => self.panel_header + 250,
+        }
+    }
+
+    /// In dots.
+    fn x_of(&self, axis: &Axis, value: f64) -> i32 {
+        let width = f64::from((self.width - LEFT - RIGHT) * SCALE);
+        LEFT * SCALE + (axis.fraction(value) * width).round() as i32
+    }
 }
 
-fn panel_height(panel: &Panel) -> i32 {
-    PANEL_HEADER + if panel.y.name == "learning rate" { 130 } else { 250 }
-}
-
-/// Draws the whole picture on `area`, which must be of the size that [`height`] says, times [`SCALE`].
+/// Draws the whole picture on `area`, which must be as wide and high as the layout says, times [`SCALE`].
 fn draw<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
+    layout: &Layout,
     curves: &Curves,
     text_drop: f64,
 ) -> Result<(), RecordError> {
@@ -112,24 +160,25 @@ fn draw<DB: DrawingBackend>(
     if !registered {
         return Err(drawing("the embedded font is damaged"));
     }
-    let canvas = Canvas { area, text_drop };
+    let canvas = Canvas { area, layout, text_drop };
     if curves.panels.is_empty() {
-        let center = (WIDTH / 2, height(curves) / 2);
+        let center = (layout.width / 2, layout.height(curves) / 2);
         canvas.text("nothing to draw: no step has been recorded yet", center, 18, FAINT, HPos::Center)?;
         return area.present().map_err(drawing);
     }
     let mut top = TOP;
     for panel in &curves.panels {
-        let bottom = top + panel_height(panel);
-        let frame = Frame { top: top + PANEL_HEADER, bottom };
+        let bottom = top + layout.panel_height(panel);
+        let header = if has_legend(panel) { layout.panel_header } else { HEADER };
+        let frame = Frame { top: top + header, bottom };
         canvas.panel(panel, &frame, curves)?;
         top = bottom;
     }
     canvas.phase_words(curves)?;
     for (value, label) in &curves.x.ticks {
-        canvas.text(label, (x_of(&curves.x, *value) / SCALE, top + 15), 15, TEXT, HPos::Center)?;
+        canvas.text(label, (layout.x_of(&curves.x, *value) / SCALE, top + 15), 15, TEXT, HPos::Center)?;
     }
-    let middle = (LEFT + WIDTH - RIGHT) / 2;
+    let middle = (LEFT + layout.width - RIGHT) / 2;
     canvas.text(curves.x.name, (middle, top + 38), 16, TEXT, HPos::Center)?;
     area.present().map_err(drawing)
 }
@@ -148,39 +197,44 @@ impl Frame {
     }
 }
 
-/// In dots.
-fn x_of(axis: &Axis, value: f64) -> i32 {
-    let width = f64::from((WIDTH - LEFT - RIGHT) * SCALE);
-    LEFT * SCALE + (axis.fraction(value) * width).round() as i32
+/// A panel of one curve has its name.
+fn has_legend(panel: &Panel) -> bool {
+    panel.series.len() > 1 || panel.series.iter().any(|series| series.name != panel.y.name)
 }
 
 struct Canvas<'a, DB: DrawingBackend> {
     area: &'a DrawingArea<DB, Shift>,
+    layout: &'a Layout,
     text_drop: f64,
 }
 
 impl<DB: DrawingBackend> Canvas<'_, DB> {
     fn panel(&self, panel: &Panel, frame: &Frame, curves: &Curves) -> Result<(), RecordError> {
-        let (left, right) = (LEFT * SCALE, (WIDTH - RIGHT) * SCALE);
+        let layout = self.layout;
+        let (left, right) = (LEFT * SCALE, (layout.width - RIGHT) * SCALE);
         for (value, label) in &panel.y.ticks {
             let y = frame.y_of(&panel.y, *value);
             self.line(&[(left, y), (right, y)], GRID.stroke_width(SCALE as u32))?;
             self.text(label, (LEFT - 8, y / SCALE), 15, TEXT, HPos::Right)?;
         }
         for (value, _) in &curves.x.ticks {
-            let x = x_of(&curves.x, *value);
+            let x = layout.x_of(&curves.x, *value);
             self.line(&[(x, frame.top * SCALE), (x, frame.bottom * SCALE)], GRID.stroke_width(SCALE as u32))?;
         }
         for (start, _) in curves.phases.iter().skip(1) {
-            self.dashes(x_of(&curves.x, *start), frame)?;
+            self.dashes(layout.x_of(&curves.x, *start), frame)?;
         }
         for series in &panel.series {
-            self.series(series, &|x| x_of(&curves.x, x), &|y| frame.y_of(&panel.y, y))?;
+            self.series(series, &|x| layout.x_of(&curves.x, x), &|y| frame.y_of(&panel.y, y))?;
         }
         let axes = [(left, frame.top * SCALE), (left, frame.bottom * SCALE), (right, frame.bottom * SCALE)];
         self.line(&axes, FRAME.stroke_width(SCALE as u32))?;
-        self.text(panel.y.name, (LEFT, frame.top - 15), 18, TEXT, HPos::Left)?;
-        self.legend(panel, frame.top - 15)
+        if !has_legend(panel) {
+            return self.text(panel.y.name, (LEFT, frame.top - 15), 18, TEXT, HPos::Left);
+        }
+        let legend = frame.top - 15;
+        self.text(panel.y.name, (LEFT, legend - layout.legend_drop), 18, TEXT, HPos::Left)?;
+        self.legend(panel, legend)
     }
 
     fn series(
@@ -213,26 +267,25 @@ impl<DB: DrawingBackend> Canvas<'_, DB> {
 
     /// The series' names with a piece of their lines, from the right edge leftwards, last series rightmost.
     fn legend(&self, panel: &Panel, y: i32) -> Result<(), RecordError> {
-        if panel.series.len() == 1 && panel.series[0].name == panel.y.name {
-            return Ok(());
-        }
-        let mut right = WIDTH - RIGHT;
+        let (length, gap) = (self.layout.legend_line, self.layout.legend_gap);
+        let mut right = self.layout.width - RIGHT;
         for series in panel.series.iter().rev() {
             let color = RGBColor(series.color.0, series.color.1, series.color.2);
             self.text(series.name, (right, y), 15, TEXT, HPos::Right)?;
             let line_end = right - self.text_width(series.name, 15)? - 8;
-            let piece = [(line_end - 24, y), (line_end, y)].map(|(x, y)| (x * SCALE, y * SCALE));
+            let piece = [(line_end - length, y), (line_end, y)].map(|(x, y)| (x * SCALE, y * SCALE));
             self.line(&piece, color.stroke_width(3 * SCALE as u32))?;
-            right = line_end - 24 - 22;
+            right = line_end - length - gap;
         }
         Ok(())
     }
 
     /// What each phase is, above the first panel, in as many words as there is room for before the next one.
     fn phase_words(&self, curves: &Curves) -> Result<(), RecordError> {
-        let ends = curves.phases.iter().skip(1).map(|(start, _)| x_of(&curves.x, *start) / SCALE);
-        for ((start, words), end) in curves.phases.iter().zip(ends.chain([WIDTH - RIGHT])) {
-            let start = x_of(&curves.x, *start) / SCALE;
+        let x_of = |x: f64| self.layout.x_of(&curves.x, x) / SCALE;
+        let ends = curves.phases.iter().skip(1).map(|(start, _)| x_of(*start));
+        for ((start, words), end) in curves.phases.iter().zip(ends.chain([self.layout.width - RIGHT])) {
+            let start = x_of(*start);
             for words in words {
                 if start + self.text_width(words, 14)? + 6 <= end {
                     self.text(words, (start, TOP / 2 + 4), 14, FAINT, HPos::Left)?;

@@ -11,11 +11,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::RecordError;
-use super::metrics::Row;
+use super::metrics::{EndReason, EpochRow, Row};
 use super::phases::{ExecutedPhase, executed_phases};
 
 /// A line an epoch of some 60 bytes: room for a hundred thousand epochs.
 const TSV_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Percent, of ImageNet's validation images.
+pub(super) const TARGET_TOP5: f64 = 93.0;
 
 const HEADER: &str = "epoch\thours\ttop1Accuracy\ttop5Accuracy";
 
@@ -75,7 +78,7 @@ pub struct DawnInfo {
 /// Makes the lines of `dawn.tsv` from a run's rows: each epoch that was evaluated to top-1 and top-5.
 pub fn dawn_rows(rows: &[Row]) -> Vec<DawnRow> {
     let epochs = rows.iter().filter_map(|row| if let Row::Epoch(epoch) = row { Some(epoch) } else { None });
-    let line = |epoch: &super::EpochRow| {
+    let line = |epoch: &EpochRow| {
         let hours = epoch.at.elapsed_s / 3600.0;
         Some(DawnRow { epoch: epoch.at.epoch + 1, hours, top1: epoch.val_top1?, top5: epoch.val_top5? })
     };
@@ -135,21 +138,49 @@ pub fn time_to_accuracy(rows: &[DawnRow], target_top5: f64) -> Option<&DawnRow> 
     rows.iter().find(|row| row.top5 >= target_top5)
 }
 
-/// Writes `dawn.json`'s text; the schedule in it is the one that was executed, so its epochs add up to the TSV's.
+/// Finds the epoch whose end is the run's own time to accuracy: the one that reached what the run was to stop at, else
+/// the first that reached DAWNBench's target for ImageNet.
+pub(super) fn time_to_target(rows: &[Row]) -> Option<&EpochRow> {
+    let mut epochs =
+        rows.iter().filter_map(|row| if let Row::Epoch(epoch) = row { Some(epoch) } else { None });
+    match rows.last() {
+        Some(Row::End(end)) if end.reason == EndReason::Target => epochs.next_back(),
+        _ => epochs.find(|epoch| epoch.val_top5.is_some_and(|top5| top5 >= TARGET_TOP5)),
+    }
+}
+
+/// Writes `dawn.json`'s text; the schedule in it is the one that was executed, so its epochs add up to the TSV's. A
+/// learning rate that did not move on a straight line is told as it was at the start and after each epoch.
 pub fn dawn_json(rows: &[Row], info: &DawnInfo) -> String {
     let phases: Vec<_> = executed_phases(rows).into_iter().filter(|phase| phase.num_epochs > 0).collect();
     let mut misc = info.misc.clone();
     let schedule = phases.iter().filter_map(|phase| {
         let (begin, end) = phase.lr()?;
         let epochs = phase.num_epochs;
-        Some(match begin == end {
-            true => json!({"learning_rate": [begin], "epochs": epochs}),
-            false => json!({"learning_rate": [begin, end], "epochs": epochs, "linear": true}),
+        Some(match phase.is_linear() {
+            true if begin == end => json!({"learning_rate": [begin], "epochs": epochs}),
+            true => json!({"learning_rate": [begin, end], "epochs": epochs, "linear": true}),
+            false => {
+                let rates: Vec<f64> = [begin].iter().chain(&phase.lr_by_epoch).copied().collect();
+                json!({"learning_rate": rates, "epochs": epochs})
+            }
         })
     });
     misc.insert("schedule".into(), schedule.collect());
     misc.insert("imageSize".into(), spans(&phases, "image_size", |phase| phase.plan.size));
     misc.insert("batchSize".into(), spans(&phases, "batch_size", |phase| phase.plan.global_batch_size));
+    misc.insert("throughput".into(), phases.iter().map(throughput).collect());
+    if let Some(epoch) = time_to_target(rows) {
+        let hours = epoch.at.elapsed_s / 3600.0;
+        let mut reached = json!({"epoch": epoch.at.epoch + 1, "hours": hours});
+        let cost = epoch.cost_usd.or(info.cost_per_hour.map(|price| hours * price));
+        for (name, value) in [("top1", epoch.val_top1), ("top5", epoch.val_top5), ("cost", cost)] {
+            if let Some(value) = value {
+                reached[name] = value.into();
+            }
+        }
+        misc.insert("timeToAccuracy".into(), reached);
+    }
 
     #[derive(Serialize)]
     struct Entry<'a> {
@@ -161,6 +192,17 @@ pub fn dawn_json(rows: &[Row], info: &DawnInfo) -> String {
     let text =
         serde_json::to_string_pretty(&entry).expect("strings, numbers and maps with string keys are JSON");
     text + "\n"
+}
+
+/// Images a second of training in the phase's cold epoch and in the warm ones.
+fn throughput(phase: &ExecutedPhase) -> Value {
+    let mut throughput = json!({"epochs": phase.num_epochs});
+    for (name, pace) in [("cold", phase.cold), ("warm", phase.warm)] {
+        if let Some(speed) = pace.images_per_s() {
+            throughput[name] = speed.into();
+        }
+    }
+    throughput
 }
 
 /// Runs of epochs with the same value, as `[{name: value, "epochs": n}]`.

@@ -3,18 +3,9 @@
 //!
 //! A value that is not known has no key (there is no `null`). A number that JSON cannot write is a string, as in
 //! protobuf's JSON mapping: `"NaN"`, `"Infinity"`, `"-Infinity"`, so the loss that stopped a run is on record.
-//! Top-k values are percent. Not a log for people: see [`super::Progress`].
-
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+//! Top-k values are percent. Not a log for people: see [`super::Progress`]. The file itself is in `log`.
 
 use serde::{Deserialize, Serialize};
-
-use super::RecordError;
-
-/// No row comes near this; a longer line is damage, and is refused before it fills the memory.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +29,16 @@ impl Row {
             Self::Epoch(row) => &row.at,
             Self::Phase(row) => &row.at,
             Self::End(row) => &row.at,
+        }
+    }
+
+    /// What the run had cost by then, if the row says so.
+    pub(super) fn cost_usd(&self) -> Option<f64> {
+        match self {
+            Self::Step(row) => row.cost_usd,
+            Self::Epoch(row) => row.cost_usd,
+            Self::Phase(_) => None,
+            Self::End(row) => row.cost_usd,
         }
     }
 }
@@ -133,6 +134,9 @@ pub struct EpochRow {
     /// Images that the evaluation saw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_images: Option<u64>,
+    /// Seconds that the evaluation took.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub eval_s: Option<f64>,
     /// Side in pixels of the centre crop that was measured beside a validation which does not compare with others'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_center_size: Option<u32>,
@@ -189,9 +193,12 @@ pub struct PhaseRow {
     /// Learning rate at the start.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Learning rate at the end; in between it is a straight line.
+    /// Learning rate at the end; the phase's rule says how it gets there.
     #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub lr_end: Option<f64>,
+    /// The optimizer's momentum.
+    #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
 }
 
 /// The end of the run.
@@ -225,112 +232,6 @@ pub enum EndReason {
     Failed,
     /// It reached the accuracy that it was to stop at.
     Target,
-}
-
-/// Appends rows to `metrics.jsonl`; each row is one write, so a kill leaves at most the last line half written.
-#[derive(Debug)]
-pub struct MetricsLog {
-    path: PathBuf,
-    file: File,
-    position: u64,
-}
-
-impl MetricsLog {
-    /// Starts a new file.
-    ///
-    /// # Errors
-    /// [`RecordError::Exists`] if the file is there already: two runs are not mixed. [`RecordError::Io`].
-    pub fn create(path: &Path) -> Result<Self, RecordError> {
-        let file = OpenOptions::new().append(true).create_new(true).open(path);
-        let file = file.map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => RecordError::Exists { path: path.to_path_buf() },
-            _ => RecordError::io("create", path, source),
-        })?;
-        Ok(Self { path: path.to_path_buf(), file, position: 0 })
-    }
-
-    /// Goes on from `position`, dropping what the run wrote after its last checkpoint.
-    ///
-    /// # Errors
-    /// [`RecordError::Missing`], [`RecordError::MetricsShorter`], [`RecordError::MetricsMisaligned`] if the file
-    /// cannot be the one that the checkpoint was taken beside; [`RecordError::Io`]. The file is then untouched.
-    pub fn resume(path: &Path, position: u64) -> Result<Self, RecordError> {
-        let fail = |source| RecordError::io("read", path, source);
-        let mut file = OpenOptions::new().read(true).append(true).open(path).map_err(fail)?;
-        let got_bytes = file.metadata().map_err(fail)?.len();
-        if got_bytes < position {
-            let path = path.to_path_buf();
-            return Err(RecordError::MetricsShorter { path, expected_bytes: position, got_bytes });
-        }
-        if let Some(before) = position.checked_sub(1) {
-            let mut byte = [0];
-            file.seek(SeekFrom::Start(before)).and_then(|_| file.read_exact(&mut byte)).map_err(fail)?;
-            if byte != *b"\n" {
-                return Err(RecordError::MetricsMisaligned { path: path.to_path_buf(), position });
-            }
-        }
-        file.set_len(position).map_err(|source| RecordError::io("truncate", path, source))?;
-        Ok(Self { path: path.to_path_buf(), file, position })
-    }
-
-    /// Adds a row; when this returns, the row outlives the process (for the machine, see [`Self::sync`]).
-    ///
-    /// # Errors
-    /// [`RecordError::DiskFull`], [`RecordError::Io`]. A part that was written is taken back.
-    pub fn append(&mut self, row: &Row) -> Result<(), RecordError> {
-        let mut line =
-            serde_json::to_vec(row).expect("a row holds numbers and strings only, which JSON can write");
-        line.push(b'\n');
-        match self.file.write_all(&line) {
-            Ok(()) => {
-                self.position += line.len() as u64;
-                Ok(())
-            }
-            Err(source) => {
-                // Best effort: half a line would spoil the next row; the reader forgives it at the end of the file.
-                let _ = self.file.set_len(self.position);
-                Err(RecordError::io("write", &self.path, source))
-            }
-        }
-    }
-
-    /// The file's length in bytes: what a checkpoint remembers, after [`Self::sync`], for [`Self::resume`].
-    pub fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// Waits until all rows are on the disk.
-    ///
-    /// # Errors
-    /// [`RecordError::DiskFull`], [`RecordError::Io`].
-    pub fn sync(&self) -> Result<(), RecordError> {
-        self.file.sync_data().map_err(|source| RecordError::io("write", &self.path, source))
-    }
-}
-
-/// Reads all rows of a run. Keys that are not known are passed over, and so is a last line that a kill cut short.
-///
-/// # Errors
-/// [`RecordError::Missing`], [`RecordError::Io`]; [`RecordError::BadLine`] naming the line that is no row.
-pub fn read_rows(path: &Path) -> Result<Vec<Row>, RecordError> {
-    let fail = |source| RecordError::io("read", path, source);
-    let mut reader = BufReader::new(File::open(path).map_err(fail)?);
-    let (mut rows, mut line) = (Vec::new(), Vec::new());
-    for number in 1.. {
-        line.clear();
-        reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(fail)?;
-        let whole = line.ends_with(b"\n");
-        let bad = |reason| RecordError::BadLine { path: path.to_path_buf(), line: number, reason };
-        if line.len() as u64 == LINE_BYTES_MAX && !whole {
-            return Err(bad(format!("longer than {LINE_BYTES_MAX} bytes")));
-        }
-        match serde_json::from_slice(&line) {
-            Ok(row) => rows.push(row),
-            Err(_) if !whole => break,
-            Err(error) => return Err(bad(format!("not a row of metrics: {error}"))),
-        }
-    }
-    Ok(rows)
 }
 
 /// A number that may be beyond JSON.

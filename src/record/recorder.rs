@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::dawn::{DawnInfo, DawnRow, dawn_json, dawn_rows, dawn_tsv};
-use super::metrics::{EndRow, EpochRow, MetricsLog, PhaseRow, Row, StepRow, read_rows};
+use super::log::{MetricsLog, read_rows};
+use super::metrics::{EndRow, EpochRow, PhaseRow, Row, StepRow};
 use super::tensorboard::TensorBoard;
 use super::{RecordError, write_atomic, write_report};
 

@@ -1,6 +1,8 @@
 //! The curves of a run as numbers ready to be drawn: what goes into which panel, thinned out to what an eye can
 //! resolve, and the axes around it. Pure; the drawing is in `curve`.
 
+use std::collections::BTreeSet;
+
 use super::metrics::{EpochRow, Moment, Row, StepRow};
 use super::phases::executed_phases;
 use super::text::{count, learning_rate};
@@ -55,9 +57,11 @@ const TRAIN: (u8, u8, u8) = (46, 110, 207);
 const VAL: (u8, u8, u8) = (222, 106, 32);
 const VAL_TOP5: (u8, u8, u8) = (30, 146, 98);
 const RATE: (u8, u8, u8) = (126, 87, 194);
+const SIZE: (u8, u8, u8) = (0, 137, 143);
 
 impl Curves {
-    pub(super) fn new(rows: &[Row]) -> Self {
+    /// With about `num_marks` marks on the x axis.
+    pub(super) fn new(rows: &[Row], num_marks: u32) -> Self {
         let images_max = rows.iter().map(|row| row.at().images).max().unwrap_or(0) as f64;
         // Epochs are what people count in; without a whole one, images are.
         let per_epoch = rows.iter().rev().find_map(|row| match row {
@@ -70,8 +74,8 @@ impl Curves {
         let high = (images_max / unit).max(f64::MIN_POSITIVE);
         let data = Data { rows, unit, high };
         let x = match per_epoch {
-            Some(_) => Axis::new("epoch", 0.0, high, 10, decimal),
-            None => Axis::new("images", 0.0, high, 8, |value, _| count(value)),
+            Some(_) => Axis::new("epoch", 0.0, high, num_marks, decimal),
+            None => Axis::new("images", 0.0, high, num_marks * 4 / 5, |value, _| count(value)),
         };
         let panels = if images_max > 0.0 { data.panels() } else { Vec::new() };
         let phases = executed_phases(rows).into_iter().map(|phase| {
@@ -99,8 +103,8 @@ impl Data<'_> {
         ];
         let accuracy = vec![
             self.training("train top-1", TRAIN, |row| row.train_top1, |row| row.train_top1),
-            self.epochs("validation top-1", VAL, |row| row.val_top1),
-            self.epochs("validation top-5", VAL_TOP5, |row| row.val_top5),
+            self.epochs("val top-1", VAL, |row| row.val_top1),
+            self.epochs("val top-5", VAL_TOP5, |row| row.val_top5),
         ];
         let rate = vec![self.training("learning rate", RATE, |row| Some(row.lr), |row| row.lr)];
         let panel = |series: Vec<Option<Series>>, axis: fn(f64, f64) -> Axis| {
@@ -108,10 +112,30 @@ impl Data<'_> {
             let (low, high) = range(&series)?;
             Some(Panel { y: axis(low, high), series })
         };
-        [panel(loss, loss_axis), panel(accuracy, accuracy_axis), panel(rate, rate_axis)]
-            .into_iter()
-            .flatten()
-            .collect()
+        let sizes: BTreeSet<u32> = self.sizes().map(|(_, size)| size).collect();
+        let size = self.series("image size", SIZE, self.sizes().map(|(at, size)| (at, size.into())), false);
+        [
+            panel(loss, loss_axis),
+            panel(accuracy, accuracy_axis),
+            panel(rate, rate_axis),
+            size.map(|size| Panel { y: size_axis(&sizes), series: vec![size] }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// The image size at every step and epoch whose phase says it.
+    fn sizes(&self) -> impl Iterator<Item = (Moment, u32)> {
+        let mut size = None;
+        self.rows.iter().filter_map(move |row| match row {
+            Row::Phase(phase) => {
+                size = phase.size;
+                None
+            }
+            Row::Step(_) | Row::Epoch(_) => Some((*row.at(), size?)),
+            Row::End(_) => None,
+        })
     }
 
     /// A curve of training: from the steps if they tell, else from the epochs.
@@ -219,6 +243,18 @@ fn rate_axis(low: f64, high: f64) -> Axis {
     })
 }
 
+/// A mark at each size that there was, unless they are too many to be told apart.
+fn size_axis(sizes: &BTreeSet<u32>) -> Axis {
+    let [low, high] = [sizes.first(), sizes.last()].map(|size| f64::from(size.copied().unwrap_or(0)));
+    let margin = margin(low, high);
+    let ticks = sizes.iter().map(|size| (f64::from(*size), format!("{size} px")));
+    let ticks = if sizes.len() <= 4 { ticks.collect() } else { Vec::new() };
+    match ticks.is_empty() {
+        true => Axis::new("image size", low - margin, high + margin, 3, decimal),
+        false => Axis { name: "image size", low: low - margin, high: high + margin, ticks },
+    }
+}
+
 /// Room between the curves and the frame; some even if all values are one.
 fn margin(low: f64, high: f64) -> f64 {
     if high > low { 0.05 * (high - low) } else { (0.1 * high.abs()).max(1e-6) }
@@ -301,7 +337,7 @@ mod tests {
             let train_loss = if step == 1 { 1e6 } else { 2.0 };
             Row::Step(StepRow { at, train_loss, ..StepRow::default() })
         };
-        let curves = Curves::new(&(1..=1000).map(row).collect::<Vec<_>>());
+        let curves = Curves::new(&(1..=1000).map(row).collect::<Vec<_>>(), 10);
         assert!(curves.panels[0].y.high < 10.0, "{:?}", curves.panels[0].y);
     }
 }

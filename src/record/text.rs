@@ -10,6 +10,15 @@ pub(super) fn clock(seconds: f64) -> String {
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
+/// Writes a span of seconds, which may be far shorter than what a clock shows: `0.35 s`, `31.4 s`, `18:05`.
+pub(super) fn duration(seconds: f64) -> String {
+    match seconds {
+        x if (0.0..10.0).contains(&x) => format!("{x:.2} s"),
+        x if (10.0..100.0).contains(&x) => format!("{x:.1} s"),
+        other => clock(other),
+    }
+}
+
 /// Writes a count with a unit that keeps it short: `940`, `12.5 k`, `1.28 M`.
 pub(super) fn count(value: f64) -> String {
     match value.abs() {
@@ -21,7 +30,7 @@ pub(super) fn count(value: f64) -> String {
 }
 
 /// Writes a learning rate without trailing noise: `3.76`, `0.0564`, `1.5e-5`.
-pub(super) fn learning_rate(value: f64) -> String {
+pub(crate) fn learning_rate(value: f64) -> String {
     if value != 0.0 && value.abs() < 1e-4 { format!("{value:.1e}") } else { trim(format!("{value:.5}")) }
 }
 
@@ -71,6 +80,14 @@ mod tests {
         let shown: Vec<_> =
             [0.0, 31.4, 59.6, 1085.2, 10_620.0, f64::NAN, -1.0, f64::INFINITY].map(clock).into();
         assert_eq!(shown, ["0:00", "0:31", "1:00", "18:05", "2:57:00", "-:--", "-:--", "-:--"]);
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(
+            [0.0, 0.352, 31.44, 1085.2, f64::NAN].map(duration),
+            ["0.00 s", "0.35 s", "31.4 s", "18:05", "-:--"]
+        );
     }
 
     #[test]

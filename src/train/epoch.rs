@@ -51,7 +51,6 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
     }
 
     let optimizer = &run.plan.config.optimizer;
-    session.optimizer.set_momentum(phase.momentum.unwrap_or(optimizer.momentum));
     let rule = precision::loss_scale(&run.plan.config);
     let mut trail = Trail::default();
     while session.progress.step < last_step {
@@ -60,6 +59,7 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         let data_wait_s = waiting.elapsed().as_secs_f64();
         let at =
             session.next_position(&run.plan.schedule).ok_or_else(|| Error::run("the epoch has ended"))?;
+        session.optimizer.set_momentum(at.momentum.unwrap_or(optimizer.momentum));
 
         let (images, classes) = session.normalizer.tensors(&batch);
         let [_, _, height, width] = images.dims();

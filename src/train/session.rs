@@ -122,6 +122,12 @@ impl Session {
             };
             checkpoint::save(run.out, keep, &contents)?;
         }
+        // A module's clones share its running statistics: what was averaged for the file was averaged here too.
+        if let Some(mine) = statistics.get(run.rank().index()) {
+            let average = self.average.as_mut().map(|average| &mut average.model);
+            let mut networks: Vec<_> = [&mut self.model].into_iter().chain(average).collect();
+            statistics::set(&mut networks, mine)?;
+        }
         run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);
         self.saved_at = Instant::now();
@@ -187,6 +193,8 @@ impl Session {
         accuracy: Accuracy,
         target_reached: bool,
     ) -> Result<()> {
+        // Nothing but the evaluation came after the epoch's last lap.
+        let eval_s = self.lap();
         let hash = self.ddp.verify_same(&self.model)?;
         if let Some(average) = &self.average {
             self.ddp.verify_same(&average.model)?;
@@ -216,6 +224,7 @@ impl Session {
             val_top1: Some(accuracy.top1),
             val_top5: Some(accuracy.top5),
             val_images: Some(accuracy.num_images),
+            eval_s: Some(eval_s),
             val_center_size: center.map(|(size, _)| size),
             val_center_top1: center.map(|(_, center)| center.top1),
             val_center_top5: center.map(|(_, center)| center.top5),
@@ -245,6 +254,7 @@ impl Session {
             epochs: Some(run.plan.schedule.epochs_of(first.phase)),
             lr: Some(lr * scale),
             lr_end: Some(lr_end * scale),
+            momentum: Some(first.momentum.unwrap_or(run.plan.config.optimizer.momentum)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The learning rate within a phase: constant, or a curve over its steps. Pure arithmetic in f64.
+//! A number that may change over the steps of a phase: the learning rate, momentum. Pure arithmetic in f64.
 //!
 //! A warm-up is a phase of its own, and so is every straight piece of a longer line. A curve that is to run on through
 //! several phases says which epochs it spans. The formulas are PyTorch's (`lr_scheduler.py`: `CosineAnnealingLR`,
@@ -8,28 +8,26 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// How the learning rate goes over a phase. In TOML `0.1`, `[0.1, 0.4]`, or a table such as
-/// `{ rule = "cosine", from = 0.4 }`.
+/// How a number goes over a phase. In TOML `0.1`, `[0.1, 0.4]`, or a table such as `{ rule = "cosine", from = 0.4 }`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum LrRule {
+pub enum Ramp {
     /// The same for every step.
     Constant(f64),
     /// From the first value, which the step before the first would have, to the second, which the last step has.
     Linear(f64, f64),
-    /// A curve by name.
-    Curve(LrCurve),
+    /// By the name of a rule.
+    Rule(RampRule),
 }
 
-/// A learning rate by the name of its rule. Like a line, a curve has its first value before the first step and its
-/// last at the last.
+/// A named rule. Like a line, a curve has its first value before the first step and its last at the last.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum LrCurve {
+pub enum RampRule {
     /// The same for every step.
     Constant {
-        /// It.
-        lr: f64,
+        /// The value.
+        value: f64,
     },
     /// A straight line.
     Linear {
@@ -115,60 +113,106 @@ impl Place {
     }
 }
 
-impl LrRule {
-    /// The learning rate of a step.
+impl Ramp {
+    /// The value at a step.
     ///
-    /// A line's order of operations is that of imagenet18's `Scheduler.linear_lr`, so that its logged rates come out
-    /// to the last bit.
+    /// A line's order of operations is that of imagenet18's `Scheduler.calc_linear_lr`, so that its logged learning
+    /// rates come out to the last bit.
     pub(super) fn at(self, place: Place) -> f64 {
         match self {
-            Self::Constant(lr) => lr,
+            Self::Constant(value) => value,
             Self::Linear(from, to) => {
                 let num_steps = u64::from(place.num_epochs) * place.steps_per_epoch;
                 let per_step = (to - from) / num_steps as f64;
                 from + place.step as f64 * per_step
             }
-            Self::Curve(curve) => curve.at(place),
+            Self::Rule(rule) => rule.at(place),
         }
     }
 
-    /// What is wrong with it, if it is to be the rule of the epochs `epochs`, end exclusive.
-    pub(super) fn check(self, (first, end): (u32, u32)) -> Result<(), String> {
-        let (from, to) = match self {
-            Self::Constant(lr) => (lr, lr),
-            Self::Linear(from, to) => (from, to),
-            Self::Curve(curve) => curve.ends(),
-        };
-        if ![from, to].iter().all(|lr| lr.is_finite() && *lr >= 0.0) {
-            return Err(format!("`lr` goes from {from} to {to}: expected finite numbers, 0 or more"));
+    /// What is wrong with it, if it is to be that of the epochs from `first` to `end`, exclusive, below `limit`.
+    pub(super) fn check(self, (first, end): (u32, u32), limit: f64) -> Result<(), String> {
+        let (from, to) = self.bounds();
+        if ![from, to].iter().all(|value| (0.0..limit).contains(value)) {
+            let most = if limit.is_finite() { format!("below {limit}") } else { "finite".into() };
+            return Err(format!("goes from {from} to {to}: expected numbers of 0 or more, {most}"));
         }
-        let Self::Curve(curve) = self else { return Ok(()) };
-        match curve {
-            LrCurve::Poly { power, .. } if !(power > 0.0 && power.is_finite()) => {
-                return Err(format!("`lr` has a `power` of {power}: expected a number above 0"));
+        match self {
+            Self::Rule(RampRule::Poly { power, .. }) if !(power > 0.0 && power.is_finite()) => {
+                Err(format!("has a `power` of {power}: expected a number above 0"))
             }
-            LrCurve::Step { factor, .. } if !(factor > 0.0 && factor.is_finite()) => {
-                return Err(format!("`lr` has a `factor` of {factor}: expected a number above 0"));
+            Self::Rule(RampRule::Step { factor, .. }) if !(factor > 0.0 && factor <= 1.0) => {
+                Err(format!("has a `factor` of {factor}: expected above 0, at most 1"))
             }
-            LrCurve::Step { every: 0, .. } => {
-                return Err("`lr` steps every 0 epochs: expected at least 1".into());
+            Self::Rule(RampRule::Step { every: 0, .. }) => {
+                Err("steps every 0 epochs: expected at least 1".into())
             }
-            _ => {}
+            _ => match self.over() {
+                Some([begin, until]) if !holds([begin, until], [first, end]) => Err(format!(
+                    "goes over the epochs {begin} to {until} of the run: expected the phase's, {first} to {end}, \
+                     among them"
+                )),
+                _ => Ok(()),
+            },
         }
-        match curve.over() {
-            Some([begin, until]) if !(begin <= f64::from(first) && f64::from(end) <= until) => Err(format!(
-                "`lr` goes over the epochs {begin} to {until} of the run, but the phase is {first} to {end}: expected \
-                 to find it within"
-            )),
-            _ => Ok(()),
+    }
+
+    /// Two values between which all others lie; a stepped rate's are at most its first and above 0.
+    fn bounds(self) -> (f64, f64) {
+        match self {
+            Self::Constant(value) | Self::Rule(RampRule::Constant { value }) => (value, value),
+            Self::Rule(RampRule::Step { from, .. }) => (from, from),
+            Self::Linear(from, to)
+            | Self::Rule(
+                RampRule::Linear { from, to, .. }
+                | RampRule::Cosine { from, to, .. }
+                | RampRule::Poly { from, to, .. },
+            ) => (from, to),
+        }
+    }
+
+    fn over(self) -> Option<[f64; 2]> {
+        let mut ramp = self;
+        ramp.over_mut().copied()
+    }
+
+    /// The epochs of the run that it spans, if it spans more than its phase.
+    pub(super) fn over_mut(&mut self) -> Option<&mut [f64; 2]> {
+        match self {
+            Self::Rule(
+                RampRule::Linear { over, .. } | RampRule::Cosine { over, .. } | RampRule::Poly { over, .. },
+            ) => over.as_mut(),
+            _ => None,
+        }
+    }
+
+    /// Multiplies all its values.
+    pub(super) fn multiply(&mut self, by: f64) {
+        match self {
+            Self::Constant(value)
+            | Self::Rule(RampRule::Constant { value } | RampRule::Step { from: value, .. }) => *value *= by,
+            Self::Linear(from, to)
+            | Self::Rule(
+                RampRule::Linear { from, to, .. }
+                | RampRule::Cosine { from, to, .. }
+                | RampRule::Poly { from, to, .. },
+            ) => {
+                *from *= by;
+                *to *= by;
+            }
         }
     }
 }
 
-impl LrCurve {
+/// Whether a span of epochs is one, and has a phase's among them.
+fn holds([begin, until]: [f64; 2], [first, end]: [u32; 2]) -> bool {
+    begin.is_finite() && until.is_finite() && begin <= f64::from(first) && f64::from(end) <= until
+}
+
+impl RampRule {
     fn at(self, place: Place) -> f64 {
         match self {
-            Self::Constant { lr } => lr,
+            Self::Constant { value } => value,
             Self::Linear { from, to, over } => from + (to - from) * place.done(over),
             Self::Cosine { from, to, over } => {
                 to + (from - to) * (1.0 + (std::f64::consts::PI * place.done(over)).cos()) / 2.0
@@ -179,51 +223,37 @@ impl LrCurve {
             }
         }
     }
-
-    /// The values between which all others lie; a step's are below its first.
-    fn ends(self) -> (f64, f64) {
-        match self {
-            Self::Constant { lr } | Self::Step { from: lr, .. } => (lr, lr),
-            Self::Linear { from, to, .. } | Self::Cosine { from, to, .. } | Self::Poly { from, to, .. } => {
-                (from, to)
-            }
-        }
-    }
-
-    fn over(self) -> Option<[f64; 2]> {
-        match self {
-            Self::Constant { .. } | Self::Step { .. } => None,
-            Self::Linear { over, .. } | Self::Cosine { over, .. } | Self::Poly { over, .. } => over,
-        }
-    }
 }
 
-impl<'de> Deserialize<'de> for LrRule {
+impl<'de> Deserialize<'de> for Ramp {
     /// By the value's type. An untagged enum would do, but for its errors: they do not name a misspelt key.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
-            type Value = LrRule;
+            type Value = Ramp;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a learning rate such as 0.1, [0.1, 0.4] or { rule = \"cosine\", from = 0.4 }")
+                f.write_str(
+                    "a number such as 0.1, a line such as [0.1, 0.4], or a rule such as { rule = \"cosine\", \
+                     from = 0.4 }",
+                )
             }
 
-            fn visit_f64<E>(self, lr: f64) -> Result<LrRule, E> {
-                Ok(LrRule::Constant(lr))
+            fn visit_f64<E>(self, value: f64) -> Result<Ramp, E> {
+                Ok(Ramp::Constant(value))
             }
 
-            fn visit_i64<E>(self, lr: i64) -> Result<LrRule, E> {
-                Ok(LrRule::Constant(lr as f64))
+            fn visit_i64<E>(self, value: i64) -> Result<Ramp, E> {
+                Ok(Ramp::Constant(value as f64))
             }
 
-            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<LrRule, A::Error> {
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Ramp, A::Error> {
                 let [from, to] = Deserialize::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
-                Ok(LrRule::Linear(from, to))
+                Ok(Ramp::Linear(from, to))
             }
 
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<LrRule, A::Error> {
-                Deserialize::deserialize(de::value::MapAccessDeserializer::new(map)).map(LrRule::Curve)
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Ramp, A::Error> {
+                Deserialize::deserialize(de::value::MapAccessDeserializer::new(map)).map(Ramp::Rule)
             }
         }
         deserializer.deserialize_any(Visitor)
