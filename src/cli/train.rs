@@ -69,7 +69,7 @@ pub(super) struct Args {
     scale_epochs: Option<f64>,
     /// Images in a step of the first phase, over all ranks; the other phases follow in proportion, learning rates by
     /// the linear rule
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32))]
+    #[arg(long, value_name = "N")]
     global_batch_size: Option<u32>,
     /// Print the recipe as it would be carried out and do nothing; without --data by the images and ranks that it was
     /// made for

@@ -254,6 +254,10 @@ mod tests {
             ("phase.1.lr={rule='step',from=2,every=0}", "phase 2: `lr` steps every 0 epochs"),
             ("phase.1.lr={rule='step',from=2,every=1,factor=0}", "phase 2: `lr` has a `factor` of 0"),
             (
+                "phase.1.lr={rule='poly',from=2,over=[-inf,inf]}",
+                "phase 2: `lr` goes over the epochs -inf to inf",
+            ),
+            (
                 "phase.1.lr={rule='cosine',from=2,over=[4,14]}",
                 "phase 2: `lr` goes over the epochs 4 to 14 of the run: expected the phase's, 3 to 14, among them",
             ),

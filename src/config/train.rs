@@ -183,7 +183,8 @@ pub struct DataConfig {
     /// Standard deviation of each channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<Vec<f32>>,
-    /// Whether mean, standard deviation and images are rounded to half precision, as in the run of 2018.
+    /// Whether mean, standard deviation and images are rounded to half precision, as in the run of 2018: in training, in
+    /// validation, and by whoever uses the network that is saved.
     pub half_normalization: bool,
 }
 

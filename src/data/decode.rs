@@ -152,8 +152,10 @@ fn decode_jpeg(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
     }
 }
 
+type Jpeg<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
+
 /// A decoder that has read the headers, the `(width, height)`, and the components' meaning.
-fn jpeg_headers(file: &[u8]) -> Result<(JpegDecoder<ZCursor<&[u8]>>, (u32, u32), ColorSpace), SampleFault> {
+fn jpeg_headers(file: &[u8]) -> Result<(Jpeg<'_>, (u32, u32), ColorSpace), SampleFault> {
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(MAX_JPEG_SIDE)

@@ -42,7 +42,7 @@ mod layout;
 pub mod loader;
 mod memory;
 pub mod open;
-pub mod pass;
+mod pass;
 pub mod picture;
 pub mod random;
 pub mod rect;

@@ -37,7 +37,7 @@ pub enum OnBadFile {
     Skip,
 }
 
-/// What a [`Loader`] is made of, beside its source.
+/// What a [`Loader`](super::Loader) is made of, beside its source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoaderConfig {
     /// What becomes of each picture.

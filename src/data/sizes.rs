@@ -7,7 +7,7 @@
 //!
 //! # Format
 //!
-//! Little-endian: 8 bytes [`MAGIC`], `u64` hash, `u64` number of pictures, a `u32` width and height each (0 where the
+//! Little-endian: 8 bytes `BSsizes1`, `u64` hash, `u64` number of pictures, a `u32` width and height each (0 where the
 //! picture cannot be used), `u32` CRC-32C of all before.
 //!
 //! # Cost

@@ -116,11 +116,11 @@ impl Place {
 impl Ramp {
     /// The value at a step.
     ///
-    /// A line's order of operations is that of imagenet18's `Scheduler.linear_lr`, so that its logged
-    /// learning rates come out to the last bit.
+    /// A line's order of operations is that of imagenet18's `Scheduler.calc_linear_lr`, so that its logged learning
+    /// rates come out to the last bit.
     pub(super) fn at(self, place: Place) -> f64 {
         match self {
-            Self::Constant(lr) => lr,
+            Self::Constant(value) => value,
             Self::Linear(from, to) => {
                 let num_steps = u64::from(place.num_epochs) * place.steps_per_epoch;
                 let per_step = (to - from) / num_steps as f64;
@@ -148,12 +148,10 @@ impl Ramp {
                 Err("steps every 0 epochs: expected at least 1".into())
             }
             _ => match self.over() {
-                Some([begin, until]) if !(begin <= f64::from(first) && f64::from(end) <= until) => {
-                    Err(format!(
-                        "goes over the epochs {begin} to {until} of the run: expected the phase's, {first} to {end}, among \
-                     them"
-                    ))
-                }
+                Some([begin, until]) if !holds([begin, until], [first, end]) => Err(format!(
+                    "goes over the epochs {begin} to {until} of the run: expected the phase's, {first} to {end}, \
+                     among them"
+                )),
                 _ => Ok(()),
             },
         }
@@ -206,6 +204,11 @@ impl Ramp {
     }
 }
 
+/// Whether a span of epochs is one, and has a phase's among them.
+fn holds([begin, until]: [f64; 2], [first, end]: [u32; 2]) -> bool {
+    begin.is_finite() && until.is_finite() && begin <= f64::from(first) && f64::from(end) <= until
+}
+
 impl RampRule {
     fn at(self, place: Place) -> f64 {
         match self {
@@ -230,7 +233,10 @@ impl<'de> Deserialize<'de> for Ramp {
             type Value = Ramp;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number such as 0.1, a line such as [0.1, 0.4], or a rule such as { rule = \"cosine\", from = 0.4 }")
+                f.write_str(
+                    "a number such as 0.1, a line such as [0.1, 0.4], or a rule such as { rule = \"cosine\", \
+                     from = 0.4 }",
+                )
             }
 
             fn visit_f64<E>(self, value: f64) -> Result<Ramp, E> {

@@ -122,6 +122,12 @@ impl Session {
             };
             checkpoint::save(run.out, keep, &contents)?;
         }
+        // A module's clones share its running statistics: what was averaged for the file was averaged here too.
+        if let Some(mine) = statistics.get(run.rank().index()) {
+            let average = self.average.as_mut().map(|average| &mut average.model);
+            let mut networks: Vec<_> = [&mut self.model].into_iter().chain(average).collect();
+            statistics::set(&mut networks, mine)?;
+        }
         run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);
         self.saved_at = Instant::now();
