@@ -302,6 +302,7 @@ fn what_cannot_be_planned_is_one_clear_line() {
             2,
             "phase 1: cluster h100-400g: a phase reads the pictures `96`",
         ),
+        (with(&["--set", "phase.0.batch_size=0"]), 2, "phase 1: `batch_size` is 0"),
         (with(&["--set", "data.planned_images=0"]), 2, "phase 1: it has no step"),
     ] {
         let output = plan(&words.iter().map(String::as_str).collect::<Vec<_>>());
@@ -310,7 +311,7 @@ fn what_cannot_be_planned_is_one_clear_line() {
         assert_eq!(output.stdout, "", "{words:?}");
     }
     let preset = ["--preset", "default", "--cluster", "h100-400g"];
-    assert!(plan(&preset).error(2).contains("made for no cluster: give --machines N"));
-    let machines = [&preset[..], &["--machines", "1"]].concat();
-    assert!(plan(&machines).error(2).contains("give --set data.planned_images=N"));
+    assert!(plan(&preset).error(2).contains("give --set data.planned_images=N"));
+    let images = [&preset[..], &["--set", "data.planned_images=5000"]].concat();
+    assert!(plan(&images).error(2).contains("made for no cluster: give --machines N"));
 }

@@ -41,7 +41,7 @@ pub(super) fn print(args: &Args, form: Form, launched: Option<Rank>) -> Result<(
         Form::Toml => print!("{}", to_toml(&plan.config)?),
         Form::Table => {
             let planned = Some(facts.num_train) == planned_images;
-            let seconds = if planned { phase_seconds(&plan.config, world_size)? } else { None };
+            let seconds = if planned { phase_seconds(&plan, world_size)? } else { None };
             print!("{}", table(&plan, facts, world_size, seconds.as_deref()));
             if let Some(line) = beside_plan(&plan.config, &plan.schedule, world_size) {
                 eprintln!("{line}");
@@ -109,7 +109,7 @@ fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize, seconds: Option<&
         "{}: ResNet-{} of {} parameters in {}, {} images of {} classes, {ranks} rank{}\n\n",
         config.name,
         plan.model.depth(),
-        grouped(plan.model.num_params() as u64),
+        grouped(plan.model.num_params()),
         config.precision,
         grouped(facts.num_train as u64),
         grouped(facts.num_classes as u64),

@@ -22,7 +22,7 @@ use crate::{
             forecast, levers,
         },
     },
-    config::{Sources, TrainConfig},
+    config::{ClusterConfig, DataFacts, Plan, Sources, TrainConfig},
     data::Tail,
     error::{Error, Result},
     recipe::{Phase, ValCrop},
@@ -125,7 +125,8 @@ pub(super) fn plan(args: &Args) -> Result<()> {
         device: device.clone(),
         ..Sources::default()
     };
-    let recipe = sources.resolve()?;
+    let plan = checked(sources.resolve()?)?;
+    let recipe = &plan.config;
     let planned = recipe.cluster.as_ref().and_then(|planned| planned.kind.as_deref());
     let kind = cluster(args.cluster.as_deref().or(planned).ok_or_else(|| {
         Error::usage(
@@ -141,10 +142,10 @@ pub(super) fn plan(args: &Args) -> Result<()> {
     };
     let jobs = machines
         .iter()
-        .map(|&machines| job(&recipe, &kind, machines, args.per_rank, args.epochs))
+        .map(|&machines| job(&plan, &kind, machines, args.per_rank, args.epochs))
         .collect::<Result<Vec<_>>>()?;
     let throughput = match (&args.measure, &args.throughput) {
-        (Some(to), _) => measure(&recipe, &jobs, to)?,
+        (Some(to), _) => measure(&plan, &jobs, to)?,
         (None, Some(path)) => Throughput::parse(&path.display().to_string(), &read(path)?).map_err(usage)?,
         (None, None) => kind.throughput.clone().ok_or_else(|| {
             Error::usage(format!(
@@ -188,8 +189,8 @@ pub(super) fn plan(args: &Args) -> Result<()> {
 
 /// Seconds of each phase on the kind of machine that the recipe was made for; `None` where it names none, where
 /// `world_size` ranks do not fill such machines, or where nobody knows how fast they are at it.
-pub(super) fn phase_seconds(recipe: &TrainConfig, world_size: WorldSize) -> Result<Option<Vec<f64>>> {
-    let Some(name) = recipe.cluster.as_ref().and_then(|planned| planned.kind.as_deref()) else {
+pub(super) fn phase_seconds(plan: &Plan, world_size: WorldSize) -> Result<Option<Vec<f64>>> {
+    let Some(name) = plan.config.cluster.as_ref().and_then(|planned| planned.kind.as_deref()) else {
         return Ok(None);
     };
     let kind = cluster(name)?;
@@ -198,7 +199,7 @@ pub(super) fn phase_seconds(recipe: &TrainConfig, world_size: WorldSize) -> Resu
     else {
         return Ok(None);
     };
-    let job = job(recipe, &kind, ranks / kind.machine.ranks, true, None)?;
+    let job = job(plan, &kind, ranks / kind.machine.ranks, true, None)?;
     let forecast = forecast(&job, &kind, throughput, None).ok();
     Ok(forecast.map(|forecast| forecast.phases.iter().map(|phase| phase.times.total_s()).collect()))
 }
@@ -236,8 +237,19 @@ fn read(path: &Path) -> Result<String> {
     Ok(text)
 }
 
+/// The recipe as it is for the images and ranks that it was made for, every number of it in range.
+fn checked(recipe: TrainConfig) -> Result<Plan> {
+    let num_train = recipe.data.planned_images.ok_or_else(|| {
+        Error::usage("this recipe was made for no number of images: give --set data.planned_images=N")
+    })?;
+    let num_classes = recipe.data.planned_classes.unwrap_or(DEFAULT_CLASSES);
+    let world_size = recipe.cluster.as_ref().and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE);
+    Plan::new(recipe, DataFacts { num_train, num_classes, channels: 3 }, world_size)
+}
+
 /// The recipe on so many machines.
-fn job(recipe: &TrainConfig, kind: &Kind, machines: u32, per_rank: bool, epochs: Option<u32>) -> Result<Job> {
+fn job(plan: &Plan, kind: &Kind, machines: u32, per_rank: bool, epochs: Option<u32>) -> Result<Job> {
+    let recipe = &plan.config;
     if !(1..=MAX_MACHINES).contains(&machines) {
         return Err(Error::usage(format!("--machines {machines}: expected 1 to {MAX_MACHINES}")));
     }
@@ -262,16 +274,14 @@ fn job(recipe: &TrainConfig, kind: &Kind, machines: u32, per_rank: bool, epochs:
             phases.push(job_phase(phase, epochs, global / world_size, recipe.data.tail));
         }
     }
-    let train_images = recipe.data.planned_images.ok_or_else(|| {
-        Error::usage("this recipe was made for no number of images: give --set data.planned_images=N")
-    })? as u64;
+    let train_images = recipe.data.planned_images.unwrap_or_default() as u64;
     let (imagenet, val) = IMAGENET;
     let held_out = (train_images as f64 * recipe.data.val_fraction).round() as u64;
     Ok(Job {
         machines,
         train_images,
         val_images: if train_images == imagenet { val } else { held_out },
-        layers: layers(&network(recipe)?),
+        layers: layers(&plan.model),
         phases,
     })
 }
@@ -289,18 +299,6 @@ fn job_phase(phase: &Phase, epochs: u32, batch_size: u64, tail: Tail) -> JobPhas
     }
 }
 
-fn network(recipe: &TrainConfig) -> Result<ResNetConfig> {
-    let classes = recipe.data.planned_classes.unwrap_or(DEFAULT_CLASSES);
-    let mut network = ResNetConfig::new(recipe.model.depth, classes).map_err(Error::usage)?;
-    if let Some(width) = recipe.model.width {
-        network = network.with_width(width).map_err(Error::usage)?;
-    }
-    Ok(match recipe.model.stem {
-        Some(stem) => network.with_stem(stem),
-        None => network,
-    })
-}
-
 fn layers(network: &ResNetConfig) -> Vec<Layer> {
     let layers = network.layers(LAYER_SIZE, LAYER_SIZE);
     layers.into_iter().map(|layer| Layer { num_params: layer.num_params, num_macs: layer.num_macs }).collect()
@@ -308,7 +306,8 @@ fn layers(network: &ResNetConfig) -> Vec<Layer> {
 
 /// Times a few steps of every shape of the jobs, and of half its batch where a size has only one, on the device of the
 /// recipe; writes them as a throughput.
-fn measure(recipe: &TrainConfig, jobs: &[Job], to: &Path) -> Result<Throughput> {
+fn measure(plan: &Plan, jobs: &[Job], to: &Path) -> Result<Throughput> {
+    let recipe = &plan.config;
     let device = device::find(&recipe.device)?;
     let mut shapes: Vec<(u32, u64)> =
         jobs.iter().flat_map(|job| job.phases.iter().map(|phase| (phase.size, phase.batch_size))).collect();
@@ -318,10 +317,9 @@ fn measure(recipe: &TrainConfig, jobs: &[Job], to: &Path) -> Result<Throughput> 
     let halves: Vec<_> = alone.filter(|shape| shape.1 > 1).map(|(size, batch)| (size, batch / 2)).collect();
     shapes.extend(halves);
     shapes.sort_unstable();
-    let model = network(recipe)?;
     let mut row = Vec::new();
     for (size, batch_size) in shapes {
-        let step_s = measure_step(&model, size as usize, batch_size as usize, &device)?;
+        let step_s = measure_step(&plan.model, size as usize, batch_size as usize, &device)?;
         eprintln!("{batch_size} images of {size} px: {:.1} ms", 1e3 * step_s);
         row.push(Row { size, batch_size, images_per_s: batch_size as f64 / step_s });
     }

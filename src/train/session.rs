@@ -98,7 +98,8 @@ impl Session {
 
     /// Saves the whole state, by rank 0; the others wait until it is on the disk.
     pub(super) fn save(&mut self, run: &mut Run<'_>) -> Result<()> {
-        // A run that never stops has its own statistics on every rank until the epoch's end: they are averaged in copies.
+        // A run that never stops has its own statistics on every rank until the epoch's end: they are averaged in
+        // copies, which `valid` makes: those of `clone` are shared.
         let average = self.average.as_ref().map(Average::model);
         let statistics = match run.is_alone() || self.progress.steps_in_epoch == 0 {
             true => Vec::new(),
@@ -121,12 +122,6 @@ impl Session {
                 progress: &self.progress,
             };
             checkpoint::save(run.out, keep, &contents)?;
-        }
-        // A module's clones share its running statistics: what was averaged for the file was averaged here too.
-        if let Some(mine) = statistics.get(run.rank().index()) {
-            let average = self.average.as_mut().map(|average| &mut average.model);
-            let mut networks: Vec<_> = [&mut self.model].into_iter().chain(average).collect();
-            statistics::set(&mut networks, mine)?;
         }
         run.comm.barrier()?;
         self.last_saved = Some(self.progress.step);

@@ -174,7 +174,7 @@ impl Kind {
             in_range("machine.disk_mb_per_s", rate, 1e-3, 1e9)?;
         }
         self.network.check()?;
-        in_range("input.workers", input.workers.into(), 1.0, 4096.0)?;
+        in_range("input.workers", input.workers.into(), 1.0, 256.0)?;
         in_range("input.batches_ahead", input.batches_ahead.into(), 1.0, 4096.0)?;
         in_range("input.resize_ms_per_mpx", input.resize_ms_per_mpx, 0.0, 1e6)?;
         for pictures in &input.pictures {

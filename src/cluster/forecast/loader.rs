@@ -3,6 +3,8 @@
 //! Work is measured in seconds of a core. More workers than cores go slower together. Ranks of a machine are alike, so
 //! one rank with its share stands for all.
 
+use std::collections::VecDeque;
+
 use super::{Kind, Unit};
 
 /// A pass over a rank's pictures, in simulated seconds since some start.
@@ -23,9 +25,9 @@ pub(super) struct Loader {
     ahead: u64,
     consumed: u64,
     now_s: f64,
-    /// When the disks have given each batch that may have been begun; only the last `ahead` matter.
+    /// When the disks are through with what was asked of them, and with each batch that is begun and not consumed.
     read_until_s: f64,
-    read: std::collections::VecDeque<f64>,
+    read: VecDeque<f64>,
 }
 
 /// An epoch's images cut into batches.
@@ -73,7 +75,7 @@ impl Loader {
             consumed: 0,
             now_s: start_s,
             read_until_s: start_s,
-            read: std::collections::VecDeque::new(),
+            read: VecDeque::new(),
         };
         for worker in &mut loader.workers {
             worker.1 = batches.images(worker.0) as f64 * image_s;
@@ -121,14 +123,16 @@ impl Loader {
             }
             let rate = self.worker_cores.min(self.cores / num as f64);
             let least = at_work().map(|worker| worker.1).fold(f64::INFINITY, f64::min);
-            let lasts = (least / rate).min(until_s - self.now_s);
-            self.now_s += lasts;
-            let done = least <= lasts * rate;
+            let needed_s = least / rate;
+            let lasts_s = needed_s.min(until_s - self.now_s);
+            self.now_s += lasts_s;
             for worker in self.workers.iter_mut().filter(|worker| worker.0 < may) {
-                worker.1 -= lasts * rate;
-                if done && worker.1 <= least * 1e-12 {
+                // Who was nearest to the end of a batch is there, whatever was rounded.
+                if lasts_s == needed_s && worker.1 <= least * (1.0 + 1e-12) {
                     worker.0 += count;
                     worker.1 = self.batches.images(worker.0) as f64 * self.image_s;
+                } else {
+                    worker.1 -= lasts_s * rate;
                 }
             }
         }

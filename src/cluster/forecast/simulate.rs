@@ -17,7 +17,9 @@ use super::{
 /// Mean of the longer side over the shorter one of ImageNet's pictures: what a rectangle has more than a square.
 const RECT_AREA: f64 = 1.3;
 /// More steps than any epoch has: beyond it the batch is a slip.
-const MAX_STEPS_PER_EPOCH: u64 = 20_000_000;
+const MAX_STEPS_PER_EPOCH: u64 = 2_000_000;
+/// More images than any rank takes in a step.
+const MAX_BATCH_SIZE: f64 = 1e6;
 
 /// Seconds by what they went to. They add up to the whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -110,7 +112,7 @@ impl Forecast {
 /// A number of machines out of range, pictures or image sizes that nothing is known of, a phase without steps.
 ///
 /// # Cost
-/// Two epochs a phase, some 10 microseconds a step.
+/// Two epochs a phase; the machines that there are make no difference.
 pub fn forecast(
     job: &Job,
     kind: &Kind,
@@ -175,6 +177,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn phase(&mut self, phase: &JobPhase, first: bool, from: u32) -> Result<PhaseForecast, ForecastError> {
         let world_size = u64::from(self.job.machines) * u64::from(self.kind.machine.ranks);
+        in_range("batch_size", phase.batch_size as f64, 1.0, MAX_BATCH_SIZE)?;
         let train = Batches::new(self.job.train_images, world_size, phase.batch_size, phase.short_tail);
         let global = world_size * phase.batch_size;
         if train.count == 0 || phase.epochs == 0 {
@@ -197,7 +200,7 @@ impl Run<'_> {
         }
         let images = (train.count - 1) * phase.batch_size + train.last;
         Ok(PhaseForecast {
-            epochs: [from, from + phase.epochs],
+            epochs: [from, from.saturating_add(phase.epochs)],
             size: phase.size,
             batch_size: phase.batch_size,
             global_batch_size: global,
@@ -433,6 +436,7 @@ mod tests {
         };
         assert!(fails(&|job| job.machines = 0).contains("`machines` is 0: expected 1 to 4096"));
         assert!(fails(&|job| job.machines = 5000).contains("expected 1 to 4096"));
+        assert!(fails(&|job| job.phases[0].batch_size = 0).contains("phase 1: `batch_size` is 0"));
         assert!(fails(&|job| job.train_images = 0).contains("phase 1: it has no step"));
         assert!(fails(&|job| job.phases[0].pictures = "96".into()).contains("pictures `96`, it knows full"));
         assert!(fails(&|job| job.phases[0].val_size = 900).contains("none near 900 px"));
