@@ -219,7 +219,9 @@ fn checked(recipe: TrainConfig) -> Result<Plan> {
     })?;
     let num_classes = recipe.data.planned_classes.unwrap_or(DEFAULT_CLASSES);
     let world_size = recipe.cluster.and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE);
-    Plan::new(recipe, DataFacts { num_train, num_classes, channels: 3 }, world_size)
+    // There is no key for it, but a mean for each channel.
+    let channels = recipe.data.mean.as_ref().map_or(3, Vec::len);
+    Plan::new(recipe, DataFacts { num_train, num_classes, channels }, world_size)
 }
 
 /// The recipe on so many machines.
