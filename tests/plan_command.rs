@@ -303,7 +303,7 @@ fn what_cannot_be_planned_is_one_clear_line() {
             "phase 1: cluster h100-400g: a phase reads the pictures `96`",
         ),
         (with(&["--set", "phase.0.batch_size=0"]), 2, "phase 1: `batch_size` is 0"),
-        (with(&["--set", "data.planned_images=0"]), 2, "phase 1: it has no step"),
+        (with(&["--set", "data.planned_images=0"]), 2, "data.planned_images is 0: expected at least 1"),
     ] {
         let output = plan(&words.iter().map(String::as_str).collect::<Vec<_>>());
         let error = output.error(status);

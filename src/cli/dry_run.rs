@@ -33,7 +33,10 @@ pub(super) fn print(args: &Args, form: Form, launched: Option<Rank>) -> Result<(
     let world_size = world_size.unwrap_or_else(|| planned_world_size(&config));
     let DataConfig { planned_images, planned_classes, .. } = config.data;
     let facts = match planned_images.zip(planned_classes).filter(|_| !has_data) {
-        Some((num_train, num_classes)) => DataFacts { num_train, num_classes, channels: 3 },
+        // There is no key for channels, but a mean for each.
+        Some((num_train, num_classes)) => {
+            DataFacts { num_train, num_classes, channels: config.data.mean.as_ref().map_or(3, Vec::len) }
+        }
         None => DataFacts::of(&open_pictures(&config)?.main().train),
     };
     let plan = Plan::new(config, facts, world_size)?;

@@ -13,7 +13,7 @@ use burn_dist::WorldSize;
 use burn_resnet::ResNetConfig;
 use serde::Serialize;
 
-use super::device;
+use super::{device, train::planned_world_size};
 use crate::{
     cluster::{
         Cost, Price,
@@ -22,7 +22,7 @@ use crate::{
             forecast, levers,
         },
     },
-    config::{ClusterConfig, DataFacts, Plan, Sources, TrainConfig},
+    config::{DataFacts, Plan, Sources, TrainConfig},
     data::Tail,
     error::{Error, Result},
     recipe::{Phase, ValCrop},
@@ -243,8 +243,10 @@ fn checked(recipe: TrainConfig) -> Result<Plan> {
         Error::usage("this recipe was made for no number of images: give --set data.planned_images=N")
     })?;
     let num_classes = recipe.data.planned_classes.unwrap_or(DEFAULT_CLASSES);
-    let world_size = recipe.cluster.as_ref().and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE);
-    Plan::new(recipe, DataFacts { num_train, num_classes, channels: 3 }, world_size)
+    let world_size = planned_world_size(&recipe);
+    // There is no key for it, but a mean for each channel.
+    let channels = recipe.data.mean.as_ref().map_or(3, Vec::len);
+    Plan::new(recipe, DataFacts { num_train, num_classes, channels }, world_size)
 }
 
 /// The recipe on so many machines.
