@@ -2,12 +2,13 @@
 
 use burn_dist::{Rank, WorldSize};
 
+use super::plan::phase_seconds;
 use super::train::{Args, open_pictures, planned_world_size, to_toml};
 use crate::{
     config::{DataConfig, DataFacts, Plan, beside_plan},
     error::Result,
     recipe::{Phase, Ramp, RampRule, ValCrop},
-    record::learning_rate,
+    record::{clock, learning_rate},
 };
 
 /// How a recipe is printed.
@@ -39,7 +40,9 @@ pub(super) fn print(args: &Args, form: Form, launched: Option<Rank>) -> Result<(
     match form {
         Form::Toml => print!("{}", to_toml(&plan.config)?),
         Form::Table => {
-            print!("{}", table(&plan, facts, world_size));
+            let planned = Some(facts.num_train) == planned_images;
+            let seconds = if planned { phase_seconds(&plan, world_size)? } else { None };
+            print!("{}", table(&plan, facts, world_size, seconds.as_deref()));
             if let Some(line) = beside_plan(&plan.config, &plan.schedule, world_size) {
                 eprintln!("{line}");
             }
@@ -68,8 +71,8 @@ const HEADER: [&str; NUM_COLUMNS] = [
 const IS_WORD: [bool; NUM_COLUMNS] =
     [false, false, false, true, true, false, false, false, false, true, false, false, false];
 
-/// The table, with a line about the network and the data above it.
-fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize) -> String {
+/// The table, with a line about the network and the data above it; `seconds` of each phase, where they are known.
+fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize, seconds: Option<&[f64]>) -> String {
     let schedule = &plan.schedule;
     let ranks = world_size.count() as u64;
     let mut rows = vec![HEADER.map(str::to_owned)];
@@ -90,7 +93,7 @@ fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize) -> String {
             rate(phase.lr, schedule.lr_ends(index)),
             grouped(schedule.steps_of(index).1 - 1),
             grouped(schedule.num_images_of(index) * ranks),
-            "-".into(),
+            time(seconds.map(|seconds| seconds[index])),
         ]);
     }
     let mut total = [const { String::new() }; NUM_COLUMNS];
@@ -98,7 +101,7 @@ fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize) -> String {
     total[1] = schedule.num_epochs().to_string();
     total[10] = grouped(schedule.num_steps());
     total[11] = grouped(schedule.num_images() * ranks);
-    total[12] = "-".into();
+    total[12] = time(seconds.map(|seconds| seconds.iter().sum()));
     rows.push(total);
 
     let config = &plan.config;
@@ -106,13 +109,18 @@ fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize) -> String {
         "{}: ResNet-{} of {} parameters in {}, {} images of {} classes, {ranks} rank{}\n\n",
         config.name,
         plan.model.depth(),
-        grouped(plan.model.num_params() as u64),
+        grouped(plan.model.num_params()),
         config.precision,
         grouped(facts.num_train as u64),
         grouped(facts.num_classes as u64),
         if ranks == 1 { "" } else { "s" },
     );
     text.push_str(&aligned(&rows));
+    if let Some(kind) =
+        config.cluster.as_ref().and_then(|planned| planned.kind.as_ref()).filter(|_| seconds.is_some())
+    {
+        text.push_str(&format!("\nTime is forecast for {kind}; `sprint plan` says where it goes.\n"));
+    }
     text
 }
 
@@ -123,6 +131,10 @@ fn validation(phase: &Phase) -> String {
         ValCrop::Center => format!("{size}/{resize}"),
         ValCrop::Rect => format!("{size}/{resize} rect"),
     }
+}
+
+fn time(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| "-".into(), clock)
 }
 
 fn rate(ramp: Ramp, (from, to): (f64, f64)) -> String {

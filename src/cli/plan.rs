@@ -53,9 +53,10 @@ pub(super) struct Args {
     /// Change one key of the recipe; may be given many times
     #[arg(long, value_name = "key.path=value")]
     set: Vec<String>,
-    /// A TOML file, or one inside the program: p3.16xlarge-2018, a100-400g, h100-400g, h100-3200g
+    /// A TOML file, or one inside the program: p3.16xlarge-2018, a100-400g, h100-400g, h100-3200g [default: that
+    /// which the recipe was made for]
     #[arg(long, value_name = "FILE|NAME")]
-    cluster: String,
+    cluster: Option<String>,
     /// Machines, one number or several [default: those that the recipe was made for]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     machines: Vec<u32>,
@@ -126,16 +127,23 @@ pub(super) fn plan(args: &Args) -> Result<()> {
     };
     let plan = checked(sources.resolve()?)?;
     let recipe = &plan.config;
-    let kind = cluster(&args.cluster)?;
-    let machines = match (args.machines.as_slice(), recipe.cluster) {
+    let planned = recipe.cluster.as_ref().and_then(|planned| planned.kind.as_deref());
+    let kind = cluster(args.cluster.as_deref().or(planned).ok_or_else(|| {
+        Error::usage(
+            "this recipe does not say what kind of machine it was made for: give --cluster NAME or FILE",
+        )
+    })?)?;
+    let machines = match (args.machines.as_slice(), &recipe.cluster) {
         ([], Some(planned)) => vec![planned.machines],
         ([], None) => {
             return Err(Error::usage("this recipe was made for no cluster: give --machines N"));
         }
         (given, _) => given.to_vec(),
     };
-    let jobs =
-        machines.iter().map(|&machines| job(&plan, &kind, machines, args)).collect::<Result<Vec<_>>>()?;
+    let jobs = machines
+        .iter()
+        .map(|&machines| job(&plan, &kind, machines, args.per_rank, args.epochs))
+        .collect::<Result<Vec<_>>>()?;
     let throughput = match (&args.measure, &args.throughput) {
         (Some(to), _) => measure(&plan, &jobs, to)?,
         (None, Some(path)) => Throughput::parse(&path.display().to_string(), &read(path)?).map_err(usage)?,
@@ -179,6 +187,23 @@ pub(super) fn plan(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Seconds of each phase on the kind of machine that the recipe was made for; `None` where it names none, where
+/// `world_size` ranks do not fill such machines, or where nobody knows how fast they are at it.
+pub(super) fn phase_seconds(plan: &Plan, world_size: WorldSize) -> Result<Option<Vec<f64>>> {
+    let Some(name) = plan.config.cluster.as_ref().and_then(|planned| planned.kind.as_deref()) else {
+        return Ok(None);
+    };
+    let kind = cluster(name)?;
+    let ranks = world_size.count() as u32;
+    let Some(throughput) = kind.throughput.as_ref().filter(|_| ranks.is_multiple_of(kind.machine.ranks))
+    else {
+        return Ok(None);
+    };
+    let job = job(plan, &kind, ranks / kind.machine.ranks, true, None)?;
+    let forecast = forecast(&job, &kind, throughput, None).ok();
+    Ok(forecast.map(|forecast| forecast.phases.iter().map(|phase| phase.times.total_s()).collect()))
+}
+
 fn usage(error: ForecastError) -> Error {
     Error::usage(error)
 }
@@ -218,23 +243,23 @@ fn checked(recipe: TrainConfig) -> Result<Plan> {
         Error::usage("this recipe was made for no number of images: give --set data.planned_images=N")
     })?;
     let num_classes = recipe.data.planned_classes.unwrap_or(DEFAULT_CLASSES);
-    let world_size = recipe.cluster.and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE);
+    let world_size = recipe.cluster.as_ref().and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE);
     // There is no key for it, but a mean for each channel.
     let channels = recipe.data.mean.as_ref().map_or(3, Vec::len);
     Plan::new(recipe, DataFacts { num_train, num_classes, channels }, world_size)
 }
 
 /// The recipe on so many machines.
-fn job(plan: &Plan, kind: &Kind, machines: u32, args: &Args) -> Result<Job> {
+fn job(plan: &Plan, kind: &Kind, machines: u32, per_rank: bool, epochs: Option<u32>) -> Result<Job> {
     let recipe = &plan.config;
     if !(1..=MAX_MACHINES).contains(&machines) {
         return Err(Error::usage(format!("--machines {machines}: expected 1 to {MAX_MACHINES}")));
     }
     let world_size = u64::from(machines) * u64::from(kind.machine.ranks);
-    let planned = recipe.cluster.filter(|_| !args.per_rank);
+    let planned = recipe.cluster.as_ref().filter(|_| !per_rank);
     let planned = planned
         .map_or(world_size, |planned| u64::from(planned.machines) * u64::from(planned.ranks_per_machine));
-    let mut left = args.epochs.unwrap_or(u32::MAX);
+    let mut left = epochs.unwrap_or(u32::MAX);
     let mut phases = Vec::new();
     for (index, phase) in recipe.phase.iter().enumerate().filter(|(_, phase)| phase.epochs > 0) {
         let epochs = phase.epochs.min(left);

@@ -118,7 +118,7 @@ impl Args {
 
 /// The ranks that a recipe was made for.
 pub(super) fn planned_world_size(config: &TrainConfig) -> WorldSize {
-    config.cluster.and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE)
+    config.cluster.as_ref().and_then(ClusterConfig::world_size).unwrap_or(WorldSize::ONE)
 }
 
 pub(super) fn train(args: Args) -> Result<()> {

@@ -55,10 +55,9 @@ pub(crate) fn set_global_batch_size(
         ))
     })?;
     let ranks_per_machine = world_size.count() as u32;
-    config.cluster = Some(match config.cluster {
-        Some(cluster) if cluster.world_size() == Some(world_size) => cluster,
-        _ => ClusterConfig { machines: 1, ranks_per_machine },
-    });
+    if config.cluster.as_ref().and_then(ClusterConfig::world_size) != Some(world_size) {
+        config.cluster = Some(ClusterConfig { machines: 1, ranks_per_machine, kind: None });
+    }
     let by = global as f64 / planned as f64;
     let mut said = vec![format!(
         "--global-batch-size {global}: {} images a rank in the first phase, learning rates times {by}",
@@ -100,5 +99,5 @@ pub(crate) fn beside_plan(
 }
 
 fn planned_ranks(config: &TrainConfig) -> usize {
-    config.cluster.and_then(ClusterConfig::world_size).map_or(1, WorldSize::count)
+    config.cluster.as_ref().and_then(ClusterConfig::world_size).map_or(1, WorldSize::count)
 }

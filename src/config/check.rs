@@ -205,6 +205,7 @@ mod tests {
             "optimizer.eps=0",
             "optimizer.max_grad_norm=2",
             "cluster={machines=16,ranks_per_machine=8}",
+            "cluster={machines=16,ranks_per_machine=8,kind='h100-400g'}",
             "phase.1.lr={rule='constant',value=3.76}",
             "phase.1.lr={rule='linear',from=2}",
             "phase.1.lr={rule='cosine',from=2,to=1,over=[0,14]}",

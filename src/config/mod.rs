@@ -3,15 +3,17 @@
 
 mod adapt;
 mod check;
+mod cluster;
 mod keys;
 mod layers;
 mod plan;
 mod train;
 
 pub(crate) use adapt::{beside_plan, scale_epochs, set_global_batch_size};
+pub use cluster::ClusterConfig;
 pub use layers::Sources;
 pub use plan::{DataFacts, Normalization, Plan, Target};
 pub use train::{
-    CheckpointConfig, ClusterConfig, DataConfig, DistributedConfig, Ema, Loss, LossScale, ModelConfig,
-    OptimizerConfig, OptimizerRule, Precision, Rehearse, TrainConfig,
+    CheckpointConfig, DataConfig, DistributedConfig, Ema, Loss, LossScale, ModelConfig, OptimizerConfig,
+    OptimizerRule, Precision, Rehearse, TrainConfig,
 };

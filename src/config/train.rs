@@ -2,10 +2,11 @@
 
 use std::{fmt, path::PathBuf};
 
-use burn_dist::{BucketConfig, DataParallelConfig, NonFinite, WorldSize};
+use burn_dist::{BucketConfig, DataParallelConfig, NonFinite};
 use burn_resnet::{Depth, Stem};
 use serde::{Deserialize, Serialize};
 
+use super::ClusterConfig;
 use crate::{
     data::{OnBadFile, Tail},
     error::{Error, Result},
@@ -377,22 +378,5 @@ impl DistributedConfig {
     pub(crate) fn data_parallel(&self, non_finite: NonFinite) -> DataParallelConfig {
         let buckets = BucketConfig { first_bytes: self.first_bucket_bytes, cap_bytes: self.bucket_bytes };
         DataParallelConfig { buckets, non_finite }
-    }
-}
-
-/// The cluster that a recipe was made for: its batch sizes are a rank's, its learning rates those of all ranks together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterConfig {
-    /// Machines.
-    pub machines: u32,
-    /// Processes on each, one a GPU.
-    pub ranks_per_machine: u32,
-}
-
-impl ClusterConfig {
-    /// The ranks of all machines, if that is a number of ranks.
-    pub fn world_size(self) -> Option<WorldSize> {
-        self.machines.checked_mul(self.ranks_per_machine).and_then(WorldSize::new)
     }
 }

@@ -31,4 +31,4 @@ pub use progress::{Progress, ProgressMode, Totals};
 pub use recorder::{Recorder, RunInfo};
 pub use report::{report_html, write_report};
 pub use tensorboard::TensorBoard;
-pub(crate) use text::learning_rate;
+pub(crate) use text::{clock, learning_rate};

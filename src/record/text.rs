@@ -1,7 +1,7 @@
 //! How numbers are put to people: one place, so that the progress lines, the curves and the report agree. Pure.
 
 /// Writes seconds as a clock: `0:31`, `18:05`, `2:57:00`; `-:--` for what is not a time.
-pub(super) fn clock(seconds: f64) -> String {
+pub(crate) fn clock(seconds: f64) -> String {
     if !(0.0..1e9).contains(&seconds) {
         return "-:--".to_string();
     }
