@@ -68,7 +68,7 @@ impl Mix {
                 let [_, _, height, width] = images.dims();
                 let area = (rows.len() * columns.len()) as f64 / (height * width) as f64;
                 let place = s![.., .., rows, columns];
-                (images.slice_assign(place.clone(), partners.slice(place)), 1.0 - area)
+                (images.slice_assign(place, partners.slice(place)), 1.0 - area)
             }
         };
         (images, Targets::mixed(classes, others, share))
