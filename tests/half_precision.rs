@@ -334,7 +334,7 @@ fn a_rehearsal_leaves_no_trace() {
         for (name, rehearse) in names.iter().zip([false, true]) {
             let set = [precision, crop];
             let outcomes = train(data.path(), name, world_size, &set, |job| job.rehearse = rehearse);
-            outcomes.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+            assert!(outcomes.into_iter().all(|outcome| outcome.unwrap().reason == EndReason::Done));
         }
         let [plain, rehearsed] = names.map(|name| data.path().join(format!("{name}-0")));
         assert_same_end(&rehearsed, &plain);

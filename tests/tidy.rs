@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("recipe", &[]),
     ("data", &[]),
     ("record", &[]),
-    ("config", &["data", "error", "recipe"]),
+    ("config", &["cluster", "data", "error", "recipe"]),
     ("train", &["cluster", "config", "data", "error", "recipe", "record"]),
 ];
 

@@ -110,7 +110,7 @@ fn killed_at_ten_steps_it_ends_as_if_it_had_not_been(world: usize) {
         wait_until("the rank is still there", || !ranks(&launcher).contains(&rank));
     }
     let output = Output::of(launcher.wait_with_output().unwrap()).ok();
-    assert_eq!(output.stderr.matches("was killed by SIGKILL").count(), NUM_KILLS, "{}", output.stderr);
+    assert_eq!(output.stderr.matches(", restart ").count(), NUM_KILLS, "{}", output.stderr);
     assert_same_end(&run, &whole);
     assert_eq!(checkpoints(&run).pop().unwrap().0, NUM_STEPS);
 

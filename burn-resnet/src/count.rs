@@ -25,6 +25,30 @@ impl ResNetConfig {
         sum + self.num_classes() as u64 * self.num_features() as u64
     }
 
+    /// Every convolution with its norm, and the classifier, in forward order.
+    ///
+    /// ```
+    /// use burn_resnet::{Depth, ResNetConfig};
+    /// let config = ResNetConfig::new(Depth::D50, 1000)?;
+    /// let layers = config.layers(224, 224);
+    /// assert_eq!(layers.len(), 54);
+    /// assert_eq!(layers.iter().map(|layer| layer.num_params).sum::<u64>(), config.num_params());
+    /// assert_eq!(layers.iter().map(|layer| layer.num_macs).sum::<u64>(), config.num_macs(224, 224));
+    /// # Ok::<(), burn_resnet::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn layers(&self, height: usize, width: usize) -> Vec<LayerCount> {
+        let mut layers = Vec::new();
+        self.for_each_conv(height, width, |conv| {
+            let weights = conv.num_weights();
+            let (num_params, num_macs) = (weights + 2 * conv.output, weights * conv.num_pixels);
+            layers.push(LayerCount { num_params, num_macs });
+        });
+        let (classes, features) = (self.num_classes() as u64, self.num_features() as u64);
+        layers.push(LayerCount { num_params: classes * (features + 1), num_macs: classes * features });
+        layers
+    }
+
     /// Every convolution with the number of pixels it writes.
     fn for_each_conv(&self, height: usize, width: usize, mut each: impl FnMut(ConvCount)) {
         let depth = self.depth();
@@ -64,6 +88,15 @@ impl ResNetConfig {
             }
         }
     }
+}
+
+/// A layer's part of the counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerCount {
+    /// Trainable parameters.
+    pub num_params: u64,
+    /// Multiply-adds of one image's forward pass.
+    pub num_macs: u64,
 }
 
 #[derive(Clone, Copy)]

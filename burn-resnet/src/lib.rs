@@ -72,6 +72,7 @@ pub mod weights;
 
 pub use block::Block;
 pub use config::{ConfigError, ResNetConfig, Stem};
+pub use count::LayerCount;
 pub use depth::Depth;
 pub use init::Start;
 pub use layer::{Conv, Linear};

@@ -8,6 +8,7 @@ mod eval;
 mod export;
 mod launch;
 mod pictures;
+mod plan;
 mod predict;
 mod report;
 mod run_folder;
@@ -38,6 +39,7 @@ Examples:
   sprint train --preset imagenet18-16 --dry-run     the phases of a recipe as a table
   sprint train --out runs/mine --resume             go on after a stop or a crash
   sprint launch --nproc 2 -- train                  two processes, which average their gradients
+  sprint plan --preset imagenet18-16 --cluster h100-400g
   sprint eval --checkpoint runs/mine --data photos/
   sprint predict --checkpoint runs/mine cat.jpg dog.png
 
@@ -48,6 +50,7 @@ enum Command {
     Train(train::Args),
     Launch(launch::Args),
     Dist(dist::Args),
+    Plan(plan::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     Export(export::Args),
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::train(args),
         Command::Launch(args) => launch::launch(args),
         Command::Dist(args) => dist::dist(args),
+        Command::Plan(args) => plan::plan(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Export(args) => export::export(&args),

@@ -11,6 +11,7 @@ use signal_hook::{consts::SIGUSR1, iterator::Signals};
 
 use super::{device, dry_run, run_folder};
 use crate::{
+    cluster::Price,
     config::{
         ClusterConfig, DataFacts, Plan, Sources, TrainConfig, beside_plan, scale_epochs,
         set_global_batch_size,
@@ -18,7 +19,7 @@ use crate::{
     data::{Copies, Location, Pair},
     error::{Error, Result},
     record::{DawnInfo, EndReason, ProgressMode, RunInfo},
-    train::{CONFIG, Job, Outcome, Stop, run},
+    train::{CONFIG, Job, Outcome, Stop, cost_per_hour, num_machines, run},
 };
 
 /// Seconds between two lines of progress where there is no terminal.
@@ -54,6 +55,9 @@ pub(super) struct Args {
     /// End the run once validation is this good
     #[arg(long, value_name = "top5=93")]
     stop_at: Option<String>,
+    /// What a machine costs for an hour, so that the record tells money: US dollars, or a name of clusters/prices.toml
+    #[arg(long, value_name = "USD|NAME")]
+    price: Option<String>,
     /// Save the state after so many steps, or whenever the last checkpoint is as old: 500, 90s, 5m, 1h
     #[arg(long, value_name = "STEPS|TIME")]
     checkpoint_every: Option<String>,
@@ -85,7 +89,9 @@ impl Args {
 
     /// What the user said of the configuration.
     pub(super) fn sources(&self) -> Sources {
-        let Self { preset, config, data, device, stop_at, checkpoint_every, set, .. } = self.clone();
+        let Self { preset, config, data, device, stop_at, checkpoint_every, mut set, price, .. } =
+            self.clone();
+        set.extend(price.map(|price| format!("price=\"{price}\"")));
         Sources { preset, config, set, data, device, stop_at, checkpoint_every }
     }
 
@@ -182,11 +188,11 @@ fn train_together(
         rehearse: plan.config.rehearse.applies(device::is_gpu(&plan.config.device)),
         stop: stop_on_signal(rank.is_main())?,
         progress: if rank.is_main() { ProgressMode::detect(HEARTBEAT_S) } else { ProgressMode::Silent },
-        info: info(&plan, rank.world_size(), now_s)?,
+        info: info(&plan, comm, now_s)?,
         now_s,
     })?;
     if rank.is_main() {
-        return tell(&outcome, &out);
+        return tell(&outcome, &out, plan.price.as_ref().map(|price| (price, num_machines(comm))));
     }
     // The status is rank 0's, the words are its alone.
     if outcome.reason == EndReason::Stopped { Err(Error::Stopped(String::new())) } else { Ok(()) }
@@ -307,7 +313,7 @@ fn write_on_signal(recorder: Arc<FlightRecorder>, rank: Rank, folder: PathBuf) -
 }
 
 /// What the report says of program and machine.
-fn info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<RunInfo> {
+fn info(plan: &Plan, comm: &Communicator, now_s: f64) -> Result<RunInfo> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let environment = BTreeMap::from([
         ("program".to_owned(), format!("burn-sprint {}", env!("CARGO_PKG_VERSION"))),
@@ -315,7 +321,8 @@ fn info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<RunInfo> {
         ("cores".to_owned(), cores.to_string()),
         ("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
     ]);
-    let dawn = dawn_info(plan, world_size, now_s)?;
+    let world_size = comm.rank().world_size();
+    let dawn = DawnInfo { cost_per_hour: cost_per_hour(plan, comm), ..dawn_info(plan, world_size, now_s)? };
     Ok(RunInfo { world_size: world_size.count() as u32, environment, dawn })
 }
 
@@ -337,8 +344,8 @@ fn dawn_info(plan: &Plan, world_size: WorldSize, now_s: f64) -> Result<DawnInfo>
     })
 }
 
-/// The result, on standard output.
-fn tell(outcome: &Outcome, out: &Path) -> Result<()> {
+/// The result, on standard output; with what so many machines at a price cost.
+fn tell(outcome: &Outcome, out: &Path, price: Option<(&Price, u32)>) -> Result<()> {
     let progress = &outcome.progress;
     let out = out.display();
     if outcome.reason == EndReason::Stopped {
@@ -353,8 +360,10 @@ fn tell(outcome: &Outcome, out: &Path) -> Result<()> {
         0 => String::new(),
         n => format!("; {n} bad pictures skipped"),
     };
+    let cost = price.map(|(price, machines)| format!(", {}", price.of(machines, progress.elapsed_s)));
+    let cost = cost.unwrap_or_default();
     println!(
-        "top-1 {top1:.2} %, top-5 {top5:.2} % after {} epochs in {}:{:02}{skipped}; see {out}/report.html",
+        "top-1 {top1:.2} %, top-5 {top5:.2} % after {} epochs in {}:{:02}{cost}{skipped}; see {out}/report.html",
         progress.epochs_done,
         seconds / 60,
         seconds % 60

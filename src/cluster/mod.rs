@@ -3,12 +3,15 @@
 //! What ranks say to each other is `burn-dist`'s; nothing here opens a connection or knows what a rank computes.
 
 mod cause;
+mod cost;
+pub mod forecast;
 mod launch;
 mod layout;
 mod leash;
 mod output;
 mod ranks;
 
+pub use cost::{Cost, Price, PriceError};
 pub use launch::{End, Launch, LaunchError, Stopper, Stops, stopper};
 pub use layout::Layout;
 pub use leash::end_with_launcher;

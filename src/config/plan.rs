@@ -8,6 +8,7 @@ use super::{
     check::{check, check_phase},
 };
 use crate::{
+    cluster::Price,
     data::{
         SharedSource,
         sampler::{self, Coverage},
@@ -53,6 +54,8 @@ pub struct Plan {
     pub normalization: Normalization,
     /// Where the run may end before its last step.
     pub target: Option<Target>,
+    /// What a machine costs.
+    pub price: Option<Price>,
 }
 
 /// Mean and standard deviation of each channel, on a scale of 0 to 1.
@@ -140,9 +143,10 @@ impl Plan {
         })
         .map_err(Error::usage)?;
         let normalization = normalization(&config, data.channels)?;
+        let price = config.price.as_deref().map(Price::parse).transpose().map_err(Error::usage)?;
         let target = config.stop_at.as_deref().map(str::parse).transpose()?;
         let start = start(&config, data.num_classes);
-        Ok(Self { config, model, start, schedule, normalization, target })
+        Ok(Self { config, model, start, schedule, normalization, target, price })
     }
 }
 

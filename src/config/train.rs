@@ -38,6 +38,10 @@ pub struct TrainConfig {
     /// `false`, or `auto`: on a GPU.
     #[serde(default)]
     pub rehearse: Rehearse,
+    /// What a machine costs for an hour, so that the record tells what the run has cost: US dollars such as `"24.48"`, or
+    /// the name of a price in `clusters/prices.toml`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<String>,
     /// The network.
     pub model: ModelConfig,
     /// The pictures.

@@ -14,6 +14,7 @@
 //! | `evaluate` | exact accuracy over a whole data set |
 //! | `validation` | which pictures a phase is validated on, and their sizes |
 //! | `classifier` | a network with what it takes to use it: class names, normalisation, image size |
+//! | `measure`, `money` | how long a step takes on a device; what a run has cost |
 //! | `checkpoint` | the whole state, written whole or not at all |
 //! | `statistics` | each rank's running statistics, for checkpoints inside an epoch |
 
@@ -24,7 +25,9 @@ mod epoch;
 mod evaluate;
 mod input;
 mod loss;
+mod measure;
 mod mix;
+mod money;
 mod optimizer;
 mod precision;
 mod progress;
@@ -42,7 +45,9 @@ pub use ema::Average;
 pub use evaluate::{Accuracy, comparable_crop, evaluate};
 pub use input::Normalizer;
 pub use loss::{Targets, binary_cross_entropy, cross_entropy, target_rank, training_loss};
+pub use measure::measure_step;
 pub use mix::Mix;
+pub use money::{cost_per_hour, num_machines};
 pub use optimizer::Optimizer;
 pub use progress::{EpochTotals, Progress};
 pub use run::{CONFIG, Job, Outcome, Stop, run};

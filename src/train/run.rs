@@ -20,6 +20,7 @@ use super::{
     epoch::{self, Pace},
     evaluate::Accuracy,
     input::Normalizer,
+    money::{cost_per_hour, cost_usd},
     optimizer::Optimizer,
     precision,
     progress::Progress,
@@ -248,8 +249,8 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     if let Some(changed) = &changed {
         shown.note(changed);
     }
-    let run =
-        Run { plan, data, validation, comm, out, stop, channels, observer: Observer { recorder, shown } };
+    let observer = Observer { recorder, shown, cost_per_hour: cost_per_hour(plan, &comm) };
+    let run = Run { plan, data, validation, comm, out, stop, channels, observer };
     let normalizer =
         Normalizer::new(&plan.normalization, device).rounded_to(precision::dtype(plan.config.precision));
     let mut session = Session::new((model, optimizer, average, ddp), normalizer, progress);
@@ -333,10 +334,13 @@ impl Run<'_> {
 pub(super) struct Observer {
     pub(super) recorder: Option<Recorder>,
     shown: record::Progress,
+    /// Of all machines. The run's clock goes on after a resume, and so does what it costs.
+    cost_per_hour: Option<f64>,
 }
 
 impl Observer {
     pub(super) fn step(&mut self, row: &StepRow) -> Result<()> {
+        let row = &StepRow { cost_usd: cost_usd(self.cost_per_hour, row.at), ..row.clone() };
         self.shown.step(row);
         Ok(self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.step(row))?)
     }
@@ -347,11 +351,13 @@ impl Observer {
     }
 
     pub(super) fn epoch(&mut self, row: &EpochRow) -> Result<()> {
+        let row = &EpochRow { cost_usd: cost_usd(self.cost_per_hour, row.at), ..row.clone() };
         self.shown.epoch(row);
         Ok(self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.epoch(row))?)
     }
 
     fn end(self, row: &EndRow) -> Result<()> {
+        let row = &EndRow { cost_usd: cost_usd(self.cost_per_hour, row.at), ..row.clone() };
         self.shown.finish(row);
         Ok(self.recorder.map_or(Ok(()), |recorder| recorder.end(row))?)
     }
