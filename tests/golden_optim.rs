@@ -247,7 +247,7 @@ fn batches_are_mixed_as_torchvision_does() {
             // The cross-entropy of a logit of 1 for one class counts that class' share of the target.
             let expected = fixture.get(&format!("{key}.targets"));
             let share = |class: usize, targets: Targets| {
-                let mut logits = vec![0.0; 4];
+                let mut logits = [0.0; 4];
                 logits[class] = 1.0;
                 let of_all = (3.0 + 1f64.exp()).ln();
                 let logits = Tensor::<2>::from_data(TensorData::new(logits.repeat(5), [5, 4]), &device);

@@ -177,7 +177,7 @@ fn ranks_that_mix_and_average_stay_one_and_resume_as_one() {
     for outcome in train(bench.0.path(), |rank| told("whole", rank)) {
         assert_eq!(outcome.unwrap().reason, EndReason::Done);
     }
-    assert!(12 % STEPS_PER_EPOCH > 0);
+    const { assert!(12 % STEPS_PER_EPOCH > 0) };
     killed_after(&bench.out("whole", 0), 12, &bench.out("run", 0));
     let resumed = train(bench.0.path(), |rank| Rank { resume: true, ..told("run", rank) });
     let [first, second] = resumed.into_iter().map(Result::unwrap).collect::<Vec<_>>().try_into().unwrap();

@@ -106,7 +106,7 @@ fn table(plan: &Plan, facts: DataFacts, world_size: WorldSize) -> String {
         "{}: ResNet-{} of {} parameters in {}, {} images of {} classes, {ranks} rank{}\n\n",
         config.name,
         plan.model.depth(),
-        grouped(plan.model.num_params() as u64),
+        grouped(plan.model.num_params()),
         config.precision,
         grouped(facts.num_train as u64),
         grouped(facts.num_classes as u64),
