@@ -29,8 +29,11 @@ struct Bench {
     err: Arc<Mutex<Vec<u8>>>,
 }
 
-/// What every script may use: `$R` its rank, `await FILE`, and a process that ends when it must.
-const PRELUDE: &str = "R=$BURN_DIST_RANK; await() { while [ ! -e \"$1\" ]; do sleep 0.005; done; }\n";
+/// What every script may use: `$R` its rank, `tell FILE WORD` to write a file that appears whole, and `await FILE`, whose
+/// short sleeps let a signal in whenever it comes: a shell that has just begun a long one answers to none.
+const PRELUDE: &str = "R=$BURN_DIST_RANK
+    tell() { echo \"$2\" > \"$1.new\"; mv \"$1.new\" \"$1\"; }
+    await() { while [ ! -e \"$1\" ]; do sleep 0.005; done; }\n";
 
 impl Bench {
     fn new(num_ranks: u32, script: &str) -> Self {
@@ -175,7 +178,7 @@ fn lines_are_whole_and_bear_their_rank() {
 
 #[test]
 fn a_rank_that_is_killed_is_the_cause_and_ends_the_others() {
-    let script = "echo $$ > pid$R; case $R in 2) await pid0; await pid1; kill -9 $$;; *) sleep 1000;; esac";
+    let script = "tell pid$R $$; case $R in 2) await pid0; await pid1; kill -9 $$;; *) sleep 1000;; esac";
     let bench = Bench::new(3, script);
     let (message, status) = bench.failure();
     assert!(
@@ -206,7 +209,7 @@ fn a_rank_that_fails_is_told_with_its_last_error_and_status() {
 fn a_rank_that_blames_another_is_not_the_cause() {
     let script = "case $R in \
                   0) await ready; echo 'error: rank 1 on x failed at operation 7' >&2; exit 1;; \
-                  1) trap 'echo error: the disk is full >&2; exit 7' TERM; touch ready; while :; do sleep 1000; done;; \
+                  1) trap 'echo error: the disk is full >&2; exit 7' TERM; touch ready; await never;; \
                   esac";
     let (message, status) = Bench::new(2, script).failure();
     assert!(
@@ -219,8 +222,8 @@ fn a_rank_that_blames_another_is_not_the_cause() {
 #[test]
 fn a_rank_that_will_not_end_is_killed_with_what_it_started() {
     let script = "case $R in \
-                  0) await child; exit 5;; \
-                  1) trap '' TERM; sleep 1000 & echo $! > child; echo $$ > parent; while :; do sleep 1000; done;; esac";
+                  0) await parent; exit 5;; \
+                  1) trap '' TERM; sleep 1000 & tell child $!; tell parent $$; await never;; esac";
     let mut bench = Bench::new(2, script);
     bench.launch.grace = Duration::from_millis(200);
     let (message, status) = bench.failure();
@@ -280,8 +283,7 @@ fn wrong_words_and_a_wish_to_stop_are_not_tried_again() {
 }
 
 /// Ranks that say what reaches them, and end only when the test lets them.
-const OBSTINATE: &str =
-    "trap 'echo term' TERM; touch ready$R; while [ ! -e go ]; do sleep 0.005; done; exit 130";
+const OBSTINATE: &str = "trap 'echo term' TERM; touch ready$R; await go; exit 130";
 
 #[test]
 fn a_stop_reaches_every_rank() {
@@ -311,7 +313,7 @@ fn a_rank_gets_one_sigterm_whoever_wants_it_to_end() {
 
 #[test]
 fn a_second_stop_ends_all_at_once() {
-    let script = "trap '' TERM; echo $$ > pid$R; while :; do sleep 1000; done";
+    let script = "trap '' TERM; tell pid$R $$; await never";
     let bench = Bench::new(2, script);
     let running = bench.start();
     let pids = [0, 1].map(|rank| pid_in(&bench.path(&format!("pid{rank}"))));
