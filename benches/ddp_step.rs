@@ -47,10 +47,14 @@ fn main() -> Result<()> {
             ranks.into_iter().try_for_each(|rank| rank.join().map_err(|_| "a rank panicked")?)
         });
     }
-    // ResNet-18 on 16 images of 64 px: PyTorch's peer has the same. The number is the cap of a bucket in MiB.
-    let cap_mib = std::env::args().filter_map(|word| word.parse::<usize>().ok()).next_back().unwrap_or(25);
+    // The words are numbers: the cap of a bucket in MiB, the network's layers, the pictures' side, pictures a rank.
+    // cargo's own word `--bench` is none.
+    let mut words = std::env::args().filter_map(|word| word.parse::<usize>().ok());
+    let cap_mib = words.next().unwrap_or(25);
+    let depth = words.next().map_or(Ok(Depth::D18), |layers| Depth::try_from(layers as u64))?;
+    let (size, batch_size) = (words.next().unwrap_or(64), words.next().unwrap_or(16));
     let buckets = BucketConfig { cap_bytes: cap_mib << 20, ..BucketConfig::default() };
-    let case = Case { depth: Depth::D18, width: 64, size: 64, batch_size: 16, repeats: 11, buckets };
+    let case = Case { depth, width: 64, size, batch_size, repeats: 11, buckets };
     time(builder.connect()?, case)
 }
 
