@@ -1,5 +1,6 @@
-//! A training step of several ranks, beside what it is made of: the same step without communication, and the same
-//! communication without a step. `ratio` is the step over the larger of the two: 1 is perfect overlap.
+//! A training step of several ranks, beside what it is made of: the same step without communication (of which the
+//! backward pass), and the same communication without a step. `ratio` is the step over the larger of the two: 1 is
+//! perfect overlap.
 //!
 //! `benches/peers/ddp_step.sh RATE` runs it on two ranks over a link of that rate, and PyTorch's DDP on the same. Without a
 //! launcher's variables it is a try with two tiny ranks inside this process.
@@ -11,7 +12,7 @@ use burn_dist::{
     BucketConfig, Communicator, Config, DataParallel, DataParallelConfig, Note, ReduceOp, WorldSize,
     measure::Timing,
 };
-use burn_resnet::{Depth, ResNet, ResNetConfig};
+use burn_resnet::{Depth, ResNet, ResNetConfig, backward_staged};
 use burn_sprint::{
     config::OptimizerConfig,
     train::{self, StepConfig},
@@ -84,49 +85,71 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
     let mut sgd_alone = train::Optimizer::new(&optimizer, &model_alone);
     let num_params = model_alone.config().num_params() as usize;
 
-    // In turns, so that drift meets all alike; all ranks begin together, and the slower one's time counts.
-    let slowest = |seconds: f64| -> burn_dist::Result<f64> {
-        let mut seconds = [seconds];
+    // In turns, so that drift meets all alike, and each twice, the first time uncounted, as one step follows another: a
+    // step after another kind of work finds its memory gone back to the system. All ranks begin together, and the
+    // slower one's time counts.
+    let turn = |work: &mut dyn FnMut() -> Result<f64>| -> Result<f64> {
+        work()?;
+        comm.barrier()?;
+        let mut seconds = [work()?];
         comm.all_reduce(&mut seconds, ReduceOp::Max)?;
         Ok(seconds[0])
     };
-    let (mut compute, mut communicate, mut step, mut wait) = (vec![], vec![], vec![], vec![]);
-    for turn in 0..repeats + 2 {
-        comm.barrier()?;
-        let started = Instant::now();
-        let result = train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, config)?;
-        result.loss.into_scalar::<f32>();
-        let of_compute = slowest(started.elapsed().as_secs_f64())?;
-
-        comm.barrier()?;
-        let started = Instant::now();
-        let mut left = num_params;
-        let mut pending = Vec::new();
-        let mut limit = buckets.first_bytes / 4;
-        while left > 0 {
+    let mut bytes = {
+        let (mut left, mut limit) = (num_params, buckets.first_bytes / 4);
+        let bucket = || {
             let count = left.min(limit);
-            let note = Note { bucket: pending.len() as u32, not_finite: false };
-            pending.push(comm.start_all_reduce(vec![1f32; count], ReduceOp::Mean, note));
-            left -= count;
-            limit = buckets.cap_bytes / 4;
-        }
-        for bucket in pending {
-            bucket.wait()?;
-        }
-        let of_communicate = slowest(started.elapsed().as_secs_f64())?;
-
-        comm.barrier()?;
-        let started = Instant::now();
-        let result = train::step(&mut model_together, &mut sgd_together, &mut together, batch(), lr, config)?;
-        let comm_wait_s = result.comm_wait_s;
-        result.loss.into_scalar::<f32>();
-        let of_step = slowest(started.elapsed().as_secs_f64())?;
-        if turn >= 2 {
-            compute.push(of_compute);
-            communicate.push(of_communicate);
-            step.push(of_step);
-            wait.push(comm_wait_s);
-        }
+            (left, limit) = (left - count, buckets.cap_bytes / 4);
+            (count > 0).then(|| vec![1f32; count])
+        };
+        std::iter::from_fn(bucket).collect::<Vec<_>>()
+    };
+    let (mut backward, mut compute, mut communicate) = (vec![], vec![], vec![]);
+    let (mut step, mut wait) = (vec![], vec![]);
+    for _ in 0..repeats {
+        compute.push(turn(&mut || {
+            let started = Instant::now();
+            let result = train::step(&mut model_alone, &mut sgd_alone, &mut alone, batch(), lr, config)?;
+            result.loss.into_scalar::<f32>();
+            Ok(started.elapsed().as_secs_f64())
+        })?);
+        backward.push(turn(&mut || {
+            let (images, on_graph) =
+                (Tensor::from_inner(images.clone()), Tensor::from_inner(targets.clone()));
+            let mut started = Instant::now();
+            let loss = |logits| {
+                let loss = train::cross_entropy(logits, on_graph, 0.0);
+                started = Instant::now();
+                loss
+            };
+            backward_staged(&model_alone, images, loss, |_, _| {});
+            Ok(started.elapsed().as_secs_f64())
+        })?);
+        communicate.push(turn(&mut || {
+            let started = Instant::now();
+            let pending: Vec<_> = bytes
+                .drain(..)
+                .enumerate()
+                .map(|(index, bucket)| {
+                    let note = Note { bucket: index as u32, not_finite: false };
+                    comm.start_all_reduce(bucket, ReduceOp::Mean, note)
+                })
+                .collect();
+            for bucket in pending {
+                bytes.push(bucket.wait()?.data);
+            }
+            Ok(started.elapsed().as_secs_f64())
+        })?);
+        let mut comm_wait_s = 0.0;
+        step.push(turn(&mut || {
+            let started = Instant::now();
+            let result =
+                train::step(&mut model_together, &mut sgd_together, &mut together, batch(), lr, config)?;
+            comm_wait_s = result.comm_wait_s;
+            result.loss.into_scalar::<f32>();
+            Ok(started.elapsed().as_secs_f64())
+        })?);
+        wait.push(comm_wait_s);
     }
     let model_together = together.average_buffers(model_together)?;
     together.verify_same(&model_together)?;
@@ -136,14 +159,14 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
             Timing { seconds, cpu_s: 0.0 }
         };
         let figure = |timing: &Timing| json!({ "median": timing.median(), "range": timing.range() });
-        let (compute, communicate, step, wait) =
-            (timing(compute), timing(communicate), timing(step), timing(wait));
+        let (backward, compute, communicate) = (timing(backward), timing(compute), timing(communicate));
+        let (step, wait) = (timing(step), timing(wait));
         let ratio = step.median() / compute.median().max(communicate.median());
         println!(
             "{}",
             json!({
                 "ranks": comm.rank().world_size().count(), "gradient_bytes": 4 * num_params,
-                "bucket_bytes": buckets.cap_bytes, "compute_s": figure(&compute),
+                "bucket_bytes": buckets.cap_bytes, "compute_s": figure(&compute), "backward_s": figure(&backward),
                 "communicate_s": figure(&communicate), "step_s": figure(&step), "comm_wait_s": figure(&wait),
                 "ratio": ratio,
             })

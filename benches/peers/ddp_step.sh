@@ -4,7 +4,7 @@
 #   sudo benches/peers/ddp_step.sh RATE [PYTHON [LAYERS SIZE BATCH]]
 #
 # RATE such as 1gbit; PYTHON with torch and torchvision; a ResNet of LAYERS [18] on BATCH [16] pictures of SIZE [64] px a rank.
-# One thread a rank. Prints a line of JSON each; see benches/ddp_step.rs and torch_ddp_step.py for what they mean.
+# One thread a rank, ROUNDS [3] of it. Prints a line of JSON each; see benches/ddp_step.rs and torch_ddp_step.py for what they mean.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 rate=${1:?a rate, such as 1gbit}
@@ -24,7 +24,7 @@ ours() {
     "$link" down
 }
 
-for _ in 1 2 3; do
+for ((round = 0; round < ${ROUNDS:-3}; round++)); do
     for cap_mib in 25 4; do
         ours "$cap_mib"
     done

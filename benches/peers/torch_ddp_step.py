@@ -4,10 +4,11 @@
     sudo python benches/peers/torch_ddp_step.py --rate 1gbit [--model resnet18] [--size 64] [--batch 16] [--repeats 9]
 
 The ranks run in the two network namespaces of shaped_link.sh, with one thread each, as many as the cores of the machine
-this is for. In turns, so that drift meets all alike, are timed: `compute`, a step of each rank alone (forward, backward,
-SGD with momentum), of which `backward`; `communicate`, the all-reduce of as many bytes in DDP's buckets (1 MiB, then 25),
-all under way at once; and `ddp`, the step with both. Ranks begin together; the slower one's time counts. A line of JSON:
-medians in seconds with least and most, and `ratio`, ddp over the larger of compute and communicate: 1 is perfect overlap.
+this is for. In turns, so that drift meets all alike, and each twice, the first time uncounted, as one step follows another,
+are timed: `compute`, a step of each rank alone (forward, backward, SGD with momentum), of which `backward`; `communicate`,
+the all-reduce of as many bytes in DDP's buckets (1 MiB, then 25), all under way at once; and `ddp`, the step with both.
+Ranks begin together; the slower one's time counts. A line of JSON: medians in seconds with least and most, and `ratio`,
+ddp over the larger of compute and communicate: 1 is perfect overlap.
 """
 
 import argparse
@@ -63,6 +64,7 @@ class Timer:
         self.times = {}
 
     def __call__(self, what, job):
+        job()
         dist.barrier()
         start = time.perf_counter()
         parts = {what: None} | (job() or {})
