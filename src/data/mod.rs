@@ -4,7 +4,7 @@
 //! there. No tensor is made in this module and no backend is named.
 //!
 //! ```text
-//! open -> Source (folder, tar, IDX, CIFAR, embedded) -> decode -> Picture
+//! open -> Source (folder, tar, shards, IDX, CIFAR, embedded) -> decode -> Picture
 //!                                                                   |
 //! sampler (which pictures, in which order) -> loader -> Transform -> Batch
 //! ```
@@ -48,6 +48,7 @@ pub mod random;
 pub mod rect;
 pub mod resize;
 pub mod sampler;
+mod shard;
 pub mod sizes;
 mod slot;
 pub mod source;

@@ -16,6 +16,7 @@ use super::{
     folder::{self, Folder},
     idx::IdxFiles,
     layout::Roots,
+    shard::{Catalog, disk, foreign, foreign::Tars},
     source::SharedSource,
     view::{hold_out, with_classes},
 };
@@ -68,7 +69,7 @@ pub struct Pair {
 /// Opens the `split` part of a data set, or all of it if it is not divided.
 ///
 /// It may be a folder of class folders as torchvision lays it out; a folder with such folders called train and val
-/// (or test); a tar of either; a folder of MNIST's IDX files, gzip or not; CIFAR-10's or CIFAR-100's binary version
+/// (or test); a tar of either; a folder of shards, prepared here or WebDataset tars of others; a folder of MNIST's IDX files, gzip or not; CIFAR-10's or CIFAR-100's binary version
 /// as a folder, tar or tar.gz. Content decides, not the name.
 ///
 /// # Errors
@@ -128,6 +129,8 @@ enum Found {
     Embedded,
     Folder { path: PathBuf, roots: Roots },
     Tar { index: Index, roots: Roots },
+    Shards { path: PathBuf, catalog: Catalog },
+    ForeignShards(Tars),
     Idx { train: Option<IdxFiles>, val: Option<IdxFiles>, path: PathBuf },
     Cifar(CifarFiles),
 }
@@ -158,12 +161,18 @@ impl Found {
     }
 
     fn in_folder(path: &Path) -> Result<Self, DataError> {
+        if let Some(catalog) = disk::catalog(path)? {
+            return Ok(Self::Shards { path: path.into(), catalog });
+        }
         let (train, val) = (IdxFiles::find(path, Split::Train), IdxFiles::find(path, Split::Val));
         if train.is_some() || val.is_some() {
             return Ok(Self::Idx { train, val, path: path.into() });
         }
         if let Some(files) = CifarFiles::find_in_folder(path) {
             return Ok(Self::Cifar(files));
+        }
+        if let Some(tars) = Tars::find(path) {
+            return Ok(Self::ForeignShards(tars));
         }
         let roots = Roots::find(|folder| folder::subfolders(&below(path, folder)))?;
         Ok(Self::Folder { path: path.into(), roots })
@@ -174,6 +183,9 @@ impl Found {
         if let Some(files) = CifarFiles::find_in_tar(path, |name| index.has_file(name)) {
             return Ok(Self::Cifar(files));
         }
+        if foreign::is_shard(&index) {
+            return Ok(Self::ForeignShards(Tars::Whole(vec![path.into()])));
+        }
         let roots = Roots::find(|folder| Ok::<_, DataError>(index.subfolders(folder)))?;
         Ok(Self::Tar { index, roots })
     }
@@ -183,6 +195,8 @@ impl Found {
         match self {
             Self::Embedded | Self::Cifar(_) => true,
             Self::Folder { roots, .. } | Self::Tar { roots, .. } => matches!(roots, Roots::Divided { .. }),
+            Self::Shards { catalog, .. } => catalog.is_divided(),
+            Self::ForeignShards(tars) => tars.is_divided(),
             Self::Idx { val, .. } => val.is_some(),
         }
     }
@@ -192,6 +206,8 @@ impl Found {
             Self::Embedded => Arc::new(embedded::load(split)?),
             Self::Folder { path, roots } => Arc::new(Folder::open(&below(path, roots.part(split)))?),
             Self::Tar { index, roots } => Arc::new(Tar::open(index, roots.part(split))?),
+            Self::Shards { path, catalog } => Arc::new(disk::open(path, catalog, split)?),
+            Self::ForeignShards(tars) => Arc::new(foreign::open(tars.part(split))?),
             Self::Idx { train, val, path } => {
                 let files = if split == Split::Train { train } else { val };
                 let files =
