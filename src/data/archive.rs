@@ -22,11 +22,11 @@ const MAX_FILES: u64 = 100_000_000;
 
 /// Where a file's bytes are in the archive.
 #[derive(Debug, Clone)]
-struct Place {
+pub(super) struct Place {
     /// The path in the archive, `/` between names.
-    path: String,
-    offset: u64,
-    num_bytes: u64,
+    pub(super) path: String,
+    pub(super) offset: u64,
+    pub(super) num_bytes: u64,
 }
 
 /// An archive's table of contents: regular files and folders. Links are left out.
@@ -83,6 +83,11 @@ impl Index {
             (!rest.is_empty() && !rest.contains('/')).then(|| rest.to_owned())
         };
         self.folders.iter().filter_map(|path| below(path)).collect()
+    }
+
+    /// The regular files, in the archive's order.
+    pub(super) fn files(&self) -> &[Place] {
+        &self.files
     }
 
     /// Whether there is a file of that name, in whatever folder.
@@ -199,6 +204,12 @@ impl Source for Tar {
         decode(&self.bytes(index, MAX_FILE_BYTES).map_err(named)?, into).map_err(named)
     }
 
+    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
+        let named = |fault| SampleError { name: self.name(index), fault };
+        *into = self.bytes(index, MAX_FILE_BYTES).map_err(named)?;
+        Ok(())
+    }
+
     fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
         let named = |fault| SampleError { name: self.name(index), fault };
         dimensions_by(|limit_bytes| self.bytes(index, limit_bytes)).map_err(named)
@@ -217,13 +228,13 @@ impl Source for Tar {
 
 /// Reads at an offset without moving the file's position, which all threads share.
 #[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
 }
 
 /// Reads at an offset; Windows moves the file's position, but nothing here depends on it.
 #[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),

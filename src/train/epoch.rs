@@ -6,6 +6,7 @@ use burn_dist::DistError;
 
 use super::{
     input::train_transform,
+    lost,
     mix::Mix,
     precision,
     progress::EpochTotals,
@@ -55,7 +56,14 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
     let mut trail = Trail::default();
     while session.progress.step < last_step {
         let waiting = Instant::now();
-        let batch = loader.next().ok_or_else(|| Error::run("the loader ended before the epoch"))??;
+        let batch = loader.next().ok_or_else(|| Error::run("the loader ended before the epoch"))?;
+        let batch = match lost::together(run, batch.map_err(Error::from)) {
+            Err(error @ Error::Away { .. }) => {
+                trail.settle(run, session)?;
+                return Err(error);
+            }
+            other => other?,
+        };
         let data_wait_s = waiting.elapsed().as_secs_f64();
         let at =
             session.next_position(&run.plan.schedule).ok_or_else(|| Error::run("the epoch has ended"))?;

@@ -25,6 +25,7 @@ mod epoch;
 mod evaluate;
 mod input;
 mod loss;
+mod lost;
 mod measure;
 mod mix;
 mod money;

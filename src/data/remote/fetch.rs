@@ -50,6 +50,7 @@ struct Shared {
     client: Arc<Client>,
     cache: Cache,
     objects: Vec<Object>,
+    in_any_order: bool,
     state: Mutex<State>,
     /// Something changed: for threads, and for those who wait.
     changed: Condvar,
@@ -63,6 +64,8 @@ struct State {
     wanted: VecDeque<usize>,
     /// Whether somebody says what will be wanted.
     is_announced: bool,
+    /// Why what is wanted cannot be had.
+    refusal: Option<String>,
     /// The object used last.
     used: Option<usize>,
     /// Those being fetched, and those that failed.
@@ -86,10 +89,10 @@ impl Tries {
 }
 
 impl Fetcher {
-    /// Starts the threads.
-    pub(super) fn start(client: Arc<Client>, cache: Cache, objects: Vec<Object>) -> io::Result<Self> {
+    /// Starts the threads. `in_any_order` says that objects will be used again and again, unless announced.
+    pub(super) fn start(client: Arc<Client>, cache: Cache, objects: Vec<Object>, in_any_order: bool) -> io::Result<Self> {
         let state = Mutex::default();
-        let shared = Arc::new(Shared { client, cache, objects, state, changed: Condvar::new() });
+        let shared = Arc::new(Shared { client, cache, objects, in_any_order, state, changed: Condvar::new() });
         // Threads end with the last one's piece when this is dropped; none is waited for.
         let fetcher = Self { shared };
         for number in 0..NUM_THREADS {
