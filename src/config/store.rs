@@ -93,7 +93,9 @@ mod tests {
     fn addresses_are_told_from_paths() {
         assert_eq!(DataConfig::default().location().unwrap(), None);
         assert_eq!(location("photos", 1.0).unwrap(), Some(Location::Path("photos".into())));
-        let Some(Location::Remote(remote)) = location("s3://bucket/set", 1.5).unwrap() else { panic!("a path") };
+        let Some(Location::Remote(remote)) = location("s3://bucket/set", 1.5).unwrap() else {
+            panic!("a path")
+        };
         assert_eq!(remote.address.to_string(), "s3://bucket/set");
         assert_eq!(remote.patience, Duration::from_millis(1500));
     }

@@ -109,15 +109,22 @@ mod tests {
 
     #[test]
     fn an_address_is_told_from_a_path() {
-        for (text, expected) in
-            [("s3://a/b", true), ("http://a", true), ("/data/a:b", false), ("photos", false), ("a/b://c", false)]
-        {
+        for (text, expected) in [
+            ("s3://a/b", true),
+            ("http://a", true),
+            ("/data/a:b", false),
+            ("photos", false),
+            ("a/b://c", false),
+        ] {
             assert_eq!(Address::is_meant(text), expected, "{text}");
         }
         let address = Address::parse("S3://bucket/some/set/").unwrap();
         assert_eq!(address.to_string(), "s3://bucket/some/set");
         assert_eq!(address.below("160").to_string(), "s3://bucket/some/set/160");
-        assert_eq!(Address::parse("http://127.0.0.1:80").unwrap().below("a").to_string(), "http://127.0.0.1:80/a");
+        assert_eq!(
+            Address::parse("http://127.0.0.1:80").unwrap().below("a").to_string(),
+            "http://127.0.0.1:80/a"
+        );
         assert_eq!(Address::parse("file:///tmp/a").unwrap().path(), "tmp/a");
     }
 

@@ -78,7 +78,10 @@ fn open_copy(location: &Location, name: &str, main: &Pair, val_fraction: f64) ->
     let leads_down = !name.is_empty() && parts.clone().all(|part| matches!(part, Component::Normal(_)));
     let below = match location {
         Location::Embedded => {
-            return Err(refused(Path::new(name), "is a folder below the data, but no path to data was given"));
+            return Err(refused(
+                Path::new(name),
+                "is a folder below the data, but no path to data was given",
+            ));
         }
         Location::Path(root) => Location::Path(root.join(name)),
         Location::Remote(remote) => {

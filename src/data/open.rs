@@ -131,13 +131,26 @@ impl Location {
 #[derive(Debug)]
 enum Found {
     Embedded,
-    Folder { path: PathBuf, roots: Roots },
-    Tar { index: Index, roots: Roots },
-    Shards { path: PathBuf, catalog: Catalog },
+    Folder {
+        path: PathBuf,
+        roots: Roots,
+    },
+    Tar {
+        index: Index,
+        roots: Roots,
+    },
+    Shards {
+        path: PathBuf,
+        catalog: Catalog,
+    },
     ForeignShards(Tars),
     #[cfg(feature = "remote")]
     Remote(super::remote::Folder),
-    Idx { train: Option<IdxFiles>, val: Option<IdxFiles>, path: PathBuf },
+    Idx {
+        train: Option<IdxFiles>,
+        val: Option<IdxFiles>,
+        path: PathBuf,
+    },
     Cifar(CifarFiles),
 }
 
@@ -178,7 +191,9 @@ impl Found {
     #[cfg(not(feature = "remote"))]
     fn in_store(remote: &Remote) -> Result<Self, DataError> {
         let address = &remote.address;
-        Err(DataError::StoreSetting(format!("{address}: this build has no stores: build it with --features remote")))
+        Err(DataError::StoreSetting(format!(
+            "{address}: this build has no stores: build it with --features remote"
+        )))
     }
 
     fn in_folder(path: &Path) -> Result<Self, DataError> {

@@ -106,7 +106,9 @@ impl Cache {
         let full = |what: String| Err(io::Error::new(io::ErrorKind::StorageFull, what));
         if num_bytes > self.limit_bytes {
             let limit = self.limit_bytes;
-            return full(format!("a shard has {num_bytes} bytes, the cache may have {limit}: raise data.cache_bytes"));
+            return full(format!(
+                "a shard has {num_bytes} bytes, the cache may have {limit}: raise data.store.cache_bytes"
+            ));
         }
         let (mut used_bytes, mut files) = self.files()?;
         // The one used longest ago last.
@@ -122,7 +124,7 @@ impl Cache {
                 let limit = self.limit_bytes;
                 return full(format!(
                     "of the cache's {limit} bytes {used_bytes} are being filled, and {num_bytes} more are needed: raise \
-                     data.cache_bytes"
+                     data.store.cache_bytes"
                 ));
             };
             fs::remove_file(path)?;
@@ -236,7 +238,10 @@ mod tests {
         put(&cache, "e", 100, 3000);
         assert_eq!(used_bytes(folder.path()), 100);
         let error = cache.claim("f", 101).unwrap_err();
-        assert!(error.to_string().contains("101 bytes, the cache may have 100: raise data.cache_bytes"), "{error}");
+        assert!(
+            error.to_string().contains("101 bytes, the cache may have 100: raise data.store.cache_bytes"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -42,9 +42,8 @@ impl From<Error> for Fault {
             Error::InvalidPath { .. } => Self::lasting("its name cannot be an object's"),
             other => {
                 let what = innermost(&other);
-                let lasts = status(&what).is_some_and(|code| {
-                    (400..500).contains(&code) && code != 408 && code != 429
-                });
+                let lasts = status(&what)
+                    .is_some_and(|code| (400..500).contains(&code) && code != 408 && code != 429);
                 Self { what, lasts }
             }
         }

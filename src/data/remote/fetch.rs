@@ -90,9 +90,15 @@ impl Tries {
 
 impl Fetcher {
     /// Starts the threads. `in_any_order` says that objects will be used again and again, unless announced.
-    pub(super) fn start(client: Arc<Client>, cache: Cache, objects: Vec<Object>, in_any_order: bool) -> io::Result<Self> {
+    pub(super) fn start(
+        client: Arc<Client>,
+        cache: Cache,
+        objects: Vec<Object>,
+        in_any_order: bool,
+    ) -> io::Result<Self> {
         let state = Mutex::default();
-        let shared = Arc::new(Shared { client, cache, objects, in_any_order, state, changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { client, cache, objects, in_any_order, state, changed: Condvar::new() });
         // Threads end with the last one's piece when this is dropped; none is waited for.
         let fetcher = Self { shared };
         for number in 0..NUM_THREADS {
@@ -106,8 +112,13 @@ impl Fetcher {
     /// have room for them beside those that are being used.
     pub(super) fn announce(&self, objects: impl IntoIterator<Item = usize>) {
         let mut state = lock(&self.shared.state);
+        let before = state.wanted.len();
         state.is_announced = true;
         state.wanted.extend(objects);
+        // The window that is read, this one, and what is left of one in between.
+        let announced_bytes: u64 =
+            state.wanted.range(before..).map(|&o| self.shared.objects[o].num_bytes).sum();
+        state.refusal = self.shared.too_small("a window of the shuffle", announced_bytes.saturating_mul(3));
         self.shared.changed.notify_all();
     }
 
@@ -117,8 +128,10 @@ impl Fetcher {
     ///
     /// [`Away`] if it does not come while the store's patience lasts, or can never come.
     pub(super) fn wait(&self, object: usize) -> Result<File, Away> {
-        self.shared.follow(object);
-        let Shared { cache, objects, .. } = &*self.shared;
+        let Shared { cache, objects, client, .. } = &*self.shared;
+        if let Some(what) = self.shared.follow(object) {
+            return Err(Away { object: client.name(&objects[object].path), what, waited: None });
+        }
         cache.get(&objects[object].key, SystemTime::now()).map_or_else(|| self.shared.demand(object), Ok)
     }
 
@@ -142,22 +155,35 @@ impl Drop for Fetcher {
 }
 
 impl Shared {
-    /// Wants what is likely to follow, where nobody says what will.
-    fn follow(&self, object: usize) {
+    /// Wants what is likely to follow, where nobody says what will; returns why it cannot be had, if it cannot.
+    fn follow(&self, object: usize) -> Option<String> {
         let mut state = lock(&self.state);
         if state.is_announced || state.used == Some(object) {
-            return;
+            return state.refusal.clone();
         }
         let num_objects = self.objects.len();
         let total_bytes = self.objects.iter().map(|object| object.num_bytes).sum::<u64>();
+        let holds_all = total_bytes <= self.cache.limit_bytes();
         let is_first = state.used.replace(object).is_none();
-        let steps = match total_bytes <= self.cache.limit_bytes() {
-            true if is_first => 1..num_objects,
-            true => return,
-            false => 1..num_objects.min(NUM_THREADS + 1),
-        };
-        state.wanted = steps.map(|step| (object + step) % num_objects).collect();
-        self.changed.notify_all();
+        if self.in_any_order && is_first {
+            state.refusal = self.too_small("a full shuffle, which reads any shard at any time,", total_bytes);
+        }
+        if is_first || !holds_all {
+            let num_next = if holds_all { num_objects } else { num_objects.min(NUM_THREADS + 1) };
+            state.wanted = (1..num_next).map(|step| (object + step) % num_objects).collect();
+            self.changed.notify_all();
+        }
+        state.refusal.clone()
+    }
+
+    fn too_small(&self, what: &str, needed_bytes: u64) -> Option<String> {
+        let limit_bytes = self.cache.limit_bytes();
+        (needed_bytes > limit_bytes).then(|| {
+            format!(
+                "{what} needs a cache of {needed_bytes} bytes, and it may have {limit_bytes}: raise \
+                 data.store.cache_bytes"
+            )
+        })
     }
 
     fn demand(&self, object: usize) -> Result<File, Away> {
@@ -183,11 +209,8 @@ impl Shared {
                 let waited = (!lasts).then_some(waited);
                 break Err(Away { object: self.client.name(path), what, waited });
             }
-            state = self
-                .changed
-                .wait_timeout(state, patience - waited)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state =
+                self.changed.wait_timeout(state, patience - waited).unwrap_or_else(PoisonError::into_inner).0;
         };
         if let Some(num_waiting) = state.demanded.get_mut(&object) {
             *num_waiting -= 1;
@@ -216,11 +239,7 @@ impl Shared {
                     let pause = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
                     // Longer than any run, and not so long that it overflows the clock.
                     let pause = pause.min(Duration::from_secs(1 << 30));
-                    state = self
-                        .changed
-                        .wait_timeout(state, pause)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
+                    state = self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         }
@@ -328,12 +347,7 @@ fn download_to(
 }
 
 /// Takes down how a try ended.
-fn settle(
-    tries: &mut BTreeMap<usize, Tries>,
-    object: usize,
-    outcome: Result<Came, Fault>,
-    now: Instant,
-) {
+fn settle(tries: &mut BTreeMap<usize, Tries>, object: usize, outcome: Result<Came, Fault>, now: Instant) {
     match outcome {
         Ok(Came::Whole) => {
             tries.remove(&object);

@@ -22,13 +22,20 @@ use std::{
     thread,
 };
 
-use self::{cache::Cache, client::Client, fetch::{Fetcher, Object}};
+use self::{
+    cache::Cache,
+    client::Client,
+    fetch::{Fetcher, Object},
+};
 use super::{
     address::Remote,
     archive::read_exact_at,
     error::{Away, DataError, SampleFault},
     open::Split,
-    shard::{CATALOG, Catalog, ShardFile, ShardIndex, Shards, Store, catalog::MAX_CATALOG_BYTES, index::MAX_ENTRIES},
+    shard::{
+        CATALOG, Catalog, ShardFile, ShardIndex, Shards, Store, catalog::MAX_CATALOG_BYTES,
+        index::MAX_ENTRIES,
+    },
 };
 
 /// Indexes that are asked for at the same time.
@@ -75,8 +82,10 @@ impl Folder {
             DataError::StoreSetting(format!("cache {}: {error}", remote.cache_dir.display()))
         };
         let cache = Cache::open(&remote.cache_dir, remote.cache_bytes).map_err(setting)?;
-        let objects = shards.iter().zip(&indexes).map(|(shard, index)| self.object(shard, index.as_ref().ok()));
-        let fetcher = Fetcher::start(client.clone(), cache, objects.collect()).map_err(setting)?;
+        let objects =
+            shards.iter().zip(&indexes).map(|(shard, index)| self.object(shard, index.as_ref().ok()));
+        let fetcher = Fetcher::start(client.clone(), cache, objects.collect(), split == Split::Train)
+            .map_err(setting)?;
         let files = shards.iter().map(|shard| shard.file.clone()).collect();
         Shards::new(Cached { client: client.clone(), files, fetcher }, catalog.classes.clone(), indexes)
     }
@@ -87,7 +96,11 @@ impl Folder {
         self.client.name(&shard.file).hash(&mut hasher);
         let sums = index.iter().flat_map(|index| &index.entries).map(|entry| entry.crc32c);
         sums.for_each(|sum| sum.hash(&mut hasher));
-        Object { path: shard.file.clone(), num_bytes: shard.num_bytes, key: format!("{:016x}", hasher.finish()) }
+        Object {
+            path: shard.file.clone(),
+            num_bytes: shard.num_bytes,
+            key: format!("{:016x}", hasher.finish()),
+        }
     }
 
     fn indexes(&self, shards: &[ShardFile]) -> Vec<Result<ShardIndex, DataError>> {
@@ -99,10 +112,7 @@ impl Folder {
                     scope.spawn(move || shards.iter().map(|shard| self.index(shard)).collect::<Vec<_>>())
                 })
                 .collect();
-            parts
-                .into_iter()
-                .flat_map(|part| part.join().expect("reading an index does not panic"))
-                .collect()
+            parts.into_iter().flat_map(|part| part.join().expect("reading an index does not panic")).collect()
         })
     }
 
