@@ -69,12 +69,6 @@ impl Cache {
         self.path(key, WHOLE).exists()
     }
 
-    /// Throws a file away.
-    pub(super) fn remove(&self, key: &str) {
-        // It may have left already.
-        let _ = fs::remove_file(self.path(key, WHOLE));
-    }
-
     /// The right to make a file of that length, with room for it; `None` while another process makes it, or once it is
     /// there.
     ///

@@ -140,11 +140,6 @@ impl Fetcher {
         let Shared { cache, objects, .. } = &*self.shared;
         cache.get(&objects[object].key, SystemTime::now())
     }
-
-    /// Throws an object's file away, since it is not what it should be.
-    pub(super) fn forget(&self, object: usize) {
-        self.shared.cache.remove(&self.shared.objects[object].key);
-    }
 }
 
 impl Drop for Fetcher {

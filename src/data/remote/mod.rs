@@ -30,7 +30,7 @@ use self::{
 use super::{
     address::Remote,
     archive::read_exact_at,
-    error::{Away, DataError, SampleFault},
+    error::{DataError, SampleFault},
     open::Split,
     shard::{
         CATALOG, Catalog, ShardFile, ShardIndex, Shards, Store, catalog::MAX_CATALOG_BYTES,
