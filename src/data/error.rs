@@ -26,7 +26,7 @@ pub enum DataError {
     },
     /// A file of no kind that is known.
     #[error(
-        "data {path} is not recognised: expected a folder of class folders, a tar of one, a folder of IDX \
+        "data {path} is not recognised: expected a folder of class folders, a tar of one, shards, a folder of IDX \
          files, or CIFAR's binary version (folder, .tar, .tar.gz)"
     )]
     NotRecognised {
@@ -47,6 +47,14 @@ pub enum DataError {
         /// The archive.
         path: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// A shard, its index or the catalogue of shards that contradicts the format or the others.
+    #[error("{path} {reason}")]
+    Shard {
+        /// The file.
+        path: String,
+        /// What is wrong, as the end of the sentence.
         reason: String,
     },
     /// Nothing in it.
@@ -285,6 +293,16 @@ pub enum SampleFault {
         got_bytes: u64,
         /// The limit.
         limit_bytes: u64,
+    },
+    /// The bytes in a shard are not those that were written.
+    #[error(
+        "is damaged: its CRC-32C is {got:08x}, the index says {expected:08x}: copy the shard anew, or prepare it again"
+    )]
+    Checksum {
+        /// In the index.
+        expected: u32,
+        /// Of what was read.
+        got: u32,
     },
     /// The content is of no known picture format.
     #[error("is not a picture: expected a JPEG, PNG or WebP file by its content, whatever its name")]

@@ -4,7 +4,7 @@
 //! there. No tensor is made in this module and no backend is named.
 //!
 //! ```text
-//! open -> Source (folder, tar, IDX, CIFAR, embedded) -> decode -> Picture
+//! open -> Source (folder, tar, shards, IDX, CIFAR, embedded) -> decode -> Picture
 //!                                                                   |
 //! shuffle, sampler (which pictures, in which order) -> loader -> Transform -> Batch
 //! ```
@@ -31,18 +31,21 @@ mod archive;
 mod batch;
 mod batches;
 pub mod blocks;
+pub mod check;
 mod cifar;
 mod copies;
-mod cores;
+pub(crate) mod cores;
 pub mod crop;
 pub mod decode;
 mod embedded;
 pub mod error;
 mod folder;
 mod idx;
+mod imagenet;
 mod layout;
 mod leg;
 pub mod loader;
+mod matfile;
 mod memory;
 pub mod open;
 mod pass;
@@ -51,6 +54,7 @@ pub mod random;
 pub mod rect;
 pub mod resize;
 pub mod sampler;
+pub(crate) mod shard;
 pub mod shuffle;
 pub mod sizes;
 mod slot;
@@ -68,7 +72,7 @@ pub use error::{DataError, SampleError, SampleFault};
 pub use folder::read_file;
 pub use layout::EXTENSIONS;
 pub use loader::Loader;
-pub use open::{Location, Pair, Split, open, open_pair};
+pub use open::{Location, Pair, Split, open, open_pair, open_parts};
 pub use pass::{LoaderConfig, OnBadFile, Pass};
 pub use picture::{Channels, Picture};
 pub use rect::{PictureSize, Rectangles};
