@@ -16,6 +16,7 @@ use super::{
     error::DataError,
     folder::{self, Folder},
     idx::IdxFiles,
+    imagenet::ImageNet,
     layout::Roots,
     shard::{Catalog, disk, foreign, foreign::Tars},
     source::SharedSource,
@@ -73,7 +74,8 @@ pub struct Pair {
 /// Opens the `split` part of a data set, or all of it if it is not divided.
 ///
 /// It may be a folder of class folders as torchvision lays it out; a folder with such folders called train and val
-/// (or test); a tar of either; a folder of shards, prepared here or WebDataset tars of others; a folder of MNIST's IDX files, gzip or not; CIFAR-10's or CIFAR-100's binary version
+/// (or test); a tar of either; a folder of shards, prepared here or WebDataset tars of others; a folder of
+/// ImageNet's own archives; a folder of MNIST's IDX files, gzip or not; CIFAR-10's or CIFAR-100's binary version
 /// as a folder, tar or tar.gz. Content decides, not the name.
 ///
 /// # Errors
@@ -118,6 +120,22 @@ pub fn open_pair(location: &Location, val: Option<&Location>, val_fraction: f64)
     Ok(Pair { train, val })
 }
 
+/// Opens all parts of a data set: training and validation data with the same classes, or the one part (`None`) of a
+/// data set that is not divided.
+///
+/// # Errors
+///
+/// As [`open`], and [`DataError::UnknownClasses`].
+pub fn open_parts(location: &Location) -> Result<Vec<(Option<Split>, SharedSource)>, DataError> {
+    let found = Found::at(location)?;
+    let first = found.load(Split::Train)?;
+    if !found.is_divided() {
+        return Ok(vec![(None, first)]);
+    }
+    let val = with_classes(found.load(Split::Val)?, first.class_names(), &location.path())?;
+    Ok(vec![(Some(Split::Train), first), (Some(Split::Val), val)])
+}
+
 impl Location {
     fn path(&self) -> PathBuf {
         match self {
@@ -144,6 +162,7 @@ enum Found {
         catalog: Catalog,
     },
     ForeignShards(Tars),
+    ImageNet(ImageNet),
     #[cfg(feature = "remote")]
     Remote(super::remote::Folder),
     Idx {
@@ -207,6 +226,9 @@ impl Found {
         if let Some(files) = CifarFiles::find_in_folder(path) {
             return Ok(Self::Cifar(files));
         }
+        if let Some(archives) = ImageNet::find(path)? {
+            return Ok(Self::ImageNet(archives));
+        }
         if let Some(tars) = Tars::find(path) {
             return Ok(Self::ForeignShards(tars));
         }
@@ -229,7 +251,7 @@ impl Found {
     /// Whether it has a part for training and one for validation.
     fn is_divided(&self) -> bool {
         match self {
-            Self::Embedded | Self::Cifar(_) => true,
+            Self::Embedded | Self::Cifar(_) | Self::ImageNet(_) => true,
             Self::Folder { roots, .. } | Self::Tar { roots, .. } => matches!(roots, Roots::Divided { .. }),
             Self::Shards { catalog, .. } => catalog.is_divided(),
             Self::ForeignShards(tars) => tars.is_divided(),
@@ -245,6 +267,7 @@ impl Found {
             Self::Folder { path, roots } => Arc::new(Folder::open(&below(path, roots.part(split)))?),
             Self::Tar { index, roots } => Arc::new(Tar::open(index, roots.part(split))?),
             Self::Shards { path, catalog } => Arc::new(disk::open(path, catalog, split)?),
+            Self::ImageNet(archives) => Arc::new(archives.load(split)?),
             Self::ForeignShards(tars) => Arc::new(foreign::open(tars.part(split))?),
             #[cfg(feature = "remote")]
             Self::Remote(folder) => Arc::new(folder.load(split)?),

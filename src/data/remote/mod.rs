@@ -33,8 +33,11 @@ use super::{
     error::{DataError, SampleFault},
     open::Split,
     shard::{
-        CATALOG, Catalog, ShardFile, ShardIndex, Shards, Store, catalog::MAX_CATALOG_BYTES,
+        CATALOG, Catalog, ShardFile,
+        catalog::MAX_CATALOG_BYTES,
         index::MAX_ENTRIES,
+        index::ShardIndex,
+        source::{Shards, Store},
     },
 };
 

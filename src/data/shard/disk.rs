@@ -103,7 +103,7 @@ pub(crate) fn index(folder: &Path, shard: &ShardFile) -> Result<ShardIndex, Data
 }
 
 /// Reads an index file.
-pub(super) fn load_index(path: &Path) -> Result<ShardIndex, DataError> {
+pub(crate) fn load_index(path: &Path) -> Result<ShardIndex, DataError> {
     let bytes = read_bounded(path, ShardIndex::file_bytes(super::index::MAX_ENTRIES))?;
     ShardIndex::from_bytes(&bytes).map_err(|reason| refused(path, reason))
 }

@@ -10,25 +10,20 @@
 use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
+    io::BufReader,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
 };
 
 use super::{
     super::{
         archive::{Index, Place, read_exact_at},
-        cores::cores,
+        cores::in_parallel,
         decode::{MAX_FILE_BYTES, dimensions},
         error::DataError,
         layout::{EXTENSIONS, TRAIN_NAMES, VAL_NAMES},
         open::Split,
         sizes,
-        slot::lock,
     },
     catalog::index_file,
     disk::{Disk, load_index},
@@ -50,17 +45,21 @@ pub(crate) enum Tars {
 }
 
 impl Tars {
-    /// Those in a folder, or in its folders train and val. A name with `train` in it, or `val` or `test`, as a word, says
+    /// Those in a folder, or in its folders train and val, if they begin as shards do. A name with `train` in it, or `val` or `test`, as a word, says
     /// which part a tar is of; if none or not all have one, they are one whole.
     pub(crate) fn find(folder: &Path) -> Option<Self> {
         let named = |names: &[&str]| {
             let tars = names.iter().map(|name| tars_in(&folder.join(name)));
-            tars.filter(|tars| !tars.is_empty()).next()
+            { tars }.find(|tars| !tars.is_empty())
         };
         if let (Some(train), Some(val)) = (named(&TRAIN_NAMES), named(&VAL_NAMES)) {
-            return Some(Self::Divided { train, val });
+            return begins_as_shard(&train[0]).then_some(Self::Divided { train, val });
         }
         let tars = tars_in(folder);
+        // A tar that lies about beside class folders is none.
+        if !tars.first().is_some_and(|tar| begins_as_shard(tar)) {
+            return None;
+        }
         let of = |names: &[&str]| -> Vec<PathBuf> {
             tars.iter().filter(|tar| has_word(tar, names)).cloned().collect()
         };
@@ -68,7 +67,7 @@ impl Tars {
         if !train.is_empty() && !val.is_empty() && train.len() + val.len() == tars.len() {
             return Some(Self::Divided { train, val });
         }
-        (!tars.is_empty()).then_some(Self::Whole(tars))
+        Some(Self::Whole(tars))
     }
 
     pub(crate) fn is_divided(&self) -> bool {
@@ -85,13 +84,29 @@ impl Tars {
 
 /// Whether a tar has files that are a class, as shards have and tars of folders have not.
 pub(crate) fn is_shard(index: &Index) -> bool {
-    index.files().iter().any(|file| key::split(&file.path).is_some_and(|(_, rest)| rest == "cls"))
+    index.files().iter().any(|file| is_class(&file.path))
+}
+
+/// Whether there is a class among a tar's first files; so that what is wrong with it is told, also if it is damaged.
+fn begins_as_shard(tar: &Path) -> bool {
+    const NUM_FILES: usize = 32;
+    let Ok(mut archive) = File::open(tar).map(|file| tar::Archive::new(BufReader::new(file))) else {
+        return true;
+    };
+    let Ok(entries) = archive.entries_with_seek() else { return true };
+    { entries }
+        .take(NUM_FILES)
+        .any(|entry| entry.map_or(true, |entry| is_class(&String::from_utf8_lossy(&entry.path_bytes()))))
+}
+
+fn is_class(path: &str) -> bool {
+    key::split(path).is_some_and(|(_, rest)| rest == "cls")
 }
 
 /// Opens tars, indexing those that have no index.
 pub(crate) fn open(tars: &[PathBuf]) -> Result<Shards<Disk>, DataError> {
     let caches = sizes::user_caches();
-    let indexes = in_parallel(tars, |tar| index(tar, caches.as_deref()))?;
+    let indexes = in_parallel(tars.len(), |_: &mut (), tar| index(&tars[tar], caches.as_deref()))?;
     let labels = indexes.iter().flat_map(|index| &index.entries).map(|entry| entry.label);
     let num_classes = labels.max().map_or(0, |label| label + 1);
     let class_names = (0..num_classes).map(|class| class.to_string()).collect();
@@ -110,30 +125,6 @@ fn tars_in(folder: &Path) -> Vec<PathBuf> {
 fn has_word(tar: &Path, words: &[&str]) -> bool {
     let name = tar.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     name.split(|c: char| !c.is_ascii_alphabetic()).any(|word| words.contains(&word))
-}
-
-/// `work` on every item by all cores; the error of the first item that has one.
-fn in_parallel<T: Sync, R: Send>(
-    items: &[T],
-    work: impl Fn(&T) -> Result<R, DataError> + Sync,
-) -> Result<Vec<R>, DataError> {
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(items.len()));
-    thread::scope(|scope| {
-        for _ in 0..cores().min(items.len()) {
-            scope.spawn(|| {
-                while let Some((at, item)) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, items.get(at)?)))
-                {
-                    let result = work(item);
-                    lock(&done).push((at, result));
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The kept index of a tar, or one made now and kept where that can be.

@@ -11,7 +11,7 @@
 //! folder/train-00000.index  where each picture is, its class, its size  index
 //! ```
 //!
-//! [`Shards`] is the source. It asks a [`Store`] for bytes: [`disk`] is a folder; [`foreign`] are others' tars, whose
+//! [`source::Shards`] is the source. It asks a [`source::Store`] for bytes: [`disk`] is a folder; [`foreign`] are others' tars, whose
 //! index is made when they are first opened.
 
 pub(crate) mod catalog;
@@ -19,11 +19,9 @@ pub(crate) mod disk;
 pub(crate) mod foreign;
 pub(crate) mod index;
 mod key;
-mod source;
+pub(crate) mod source;
 #[cfg(test)]
 mod tests;
 pub(crate) mod write;
 
 pub(crate) use catalog::{CATALOG, Catalog, ShardFile};
-pub(crate) use index::{Entry, ShardIndex};
-pub(crate) use source::{Shards, Store};

@@ -218,14 +218,18 @@ fn others_tars_that_are_wrong_are_refused() {
 
 #[test]
 fn parts_are_told_by_their_names() {
+    let (_shard, shard) = tar_of(&[("a.cls", b"0")], |_| {});
     let folder = tempfile::tempdir().unwrap();
     let touch = |name: &str| {
         let path = folder.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, b"").unwrap();
+        fs::copy(&shard, &path).unwrap();
         path
     };
     assert_eq!(Tars::find(folder.path()), None);
+    fs::write(folder.path().join("no shard.tar"), [0; 1024]).unwrap();
+    assert_eq!(Tars::find(folder.path()), None);
+    fs::remove_file(folder.path().join("no shard.tar")).unwrap();
     let odd = touch("pictures.tar");
     assert_eq!(Tars::find(folder.path()), Some(Tars::Whole(vec![odd.clone()])));
     let train = vec![touch("imagenet-train-000000.tar"), touch("imagenet-train-000001.tar")];
