@@ -4,6 +4,7 @@ use std::{fmt::Debug, hash::Hasher, ops::Range};
 
 use super::{
     super::{
+        blocks::Blocks,
         decode::{decode, dimensions},
         error::{DataError, SampleError, SampleFault},
         picture::{Channels, Picture},
@@ -28,6 +29,11 @@ pub(crate) trait Store: Send + Sync + Debug {
     /// As [`read`](Self::read), of what is at hand: a message is not worth waiting for. Returns whether it is.
     fn peek(&self, shard: usize, offset: u64, into: &mut [u8]) -> bool {
         self.read(shard, offset, into).is_ok()
+    }
+
+    /// Hears which shards will be read from next, in that order; see [`Source::read_ahead`].
+    fn read_ahead(&self, shards: &mut dyn Iterator<Item = usize>) {
+        let _ = shards;
     }
 }
 
@@ -144,6 +150,18 @@ impl<S: Store> Source for Shards<S> {
         let mut file = Vec::new();
         let read = self.bytes(index, &mut file).and_then(|()| dimensions(&file));
         read.map_err(|fault| SampleError { name: self.name(index), fault })
+    }
+
+    /// The shards.
+    fn blocks(&self) -> Blocks {
+        Blocks::of_lengths(self.ranges().map(|pictures| pictures.len() as u32))
+    }
+
+    fn read_ahead(&self, blocks: &[u32]) {
+        let here = self.blocks();
+        // A shard without pictures is no block.
+        let shard = |&block: &u32| self.shard(here.range(block as usize).start as usize);
+        self.store.read_ahead(&mut blocks.iter().map(shard));
     }
 
     fn fingerprint(&self, index: usize, into: &mut dyn Hasher) {
