@@ -277,7 +277,8 @@ impl Shared {
                 Some(Tries { not_before: Some(moment), .. }) if *moment > now => {
                     until = Some(until.map_or(*moment, |until| until.min(*moment)));
                 }
-                _ if self.cache.has(&self.objects[object].key) => {}
+                // One that is there is settled by a try, so that whoever waits hears of it.
+                _ if !demanded.contains_key(&object) && self.cache.has(&self.objects[object].key) => {}
                 _ => return Next::Object(object),
             }
         }
@@ -292,6 +293,9 @@ impl Shared {
             // Room comes back when others are done.
             lasts: error.kind() != io::ErrorKind::StorageFull,
         };
+        if self.cache.has(key) {
+            return Ok(Came::Whole);
+        }
         let Some(claim) = self.cache.claim(key, *num_bytes).map_err(disk)? else {
             return Ok(if self.cache.has(key) { Came::Whole } else { Came::ByAnother });
         };
