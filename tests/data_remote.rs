@@ -26,7 +26,7 @@ use burn_sprint::{
     config::{DataFacts, Plan, Sources},
     data::{
         Address, Channels, Copies, DataError, Loader, LoaderConfig, Location, OnBadFile, Pass, Picture,
-        Remote, SampleFault, SharedSource, Split, Tail, Transform, open, open_pair,
+        Remote, SampleFault, SharedSource, Shuffle, Split, Tail, Transform, open, open_pair,
     },
     record::{ProgressMode, RunInfo},
     train::{Job, Stop, run},
@@ -357,6 +357,29 @@ fn a_small_cache_holds_its_limit_and_a_full_shuffle_says_what_it_needs() {
         "{message}"
     );
     assert!(message.contains("raise data.store.cache_bytes"), "{message}");
+}
+
+/// A shuffle of a few shards at a time needs room for a few times as many.
+#[test]
+fn a_quasi_random_order_needs_a_cache_of_a_few_windows() {
+    let bench = Bench::new();
+    let shard = fs::metadata(bench.path("data/train-0.tar")).unwrap().len();
+    let remote = Remote { cache_bytes: 12 * shard, ..bench.remote() };
+    let load = |window: usize| {
+        let transform = Transform::CenterCrop { size: SIDE, resize: SIDE };
+        let pass = Pass::Train { seed: SEED, epoch: 0, tail: Tail::Drop };
+        let shuffle = Shuffle::QuasiRandom { window: window.try_into().unwrap() };
+        let config = LoaderConfig { shuffle, ..LoaderConfig::new(transform, Channels::Grey, 8, pass) };
+        Loader::new(bench.open(remote.clone(), Split::Train).unwrap(), config).unwrap()
+    };
+    let mut num_images = 0;
+    for batch in load(2) {
+        num_images += batch.unwrap().len();
+        assert!(cached_bytes(&remote.cache_dir) <= remote.cache_bytes);
+    }
+    assert_eq!(num_images, NUM_TRAIN / 8 * 8);
+    let error = load(8).find_map(Result::err).unwrap();
+    assert!(error.to_string().contains("a window of the shuffle needs a cache of"), "{error}");
 }
 
 #[test]

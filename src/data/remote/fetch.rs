@@ -179,7 +179,7 @@ impl Shared {
         (needed_bytes > limit_bytes).then(|| {
             format!(
                 "{what} needs a cache of {needed_bytes} bytes, and it may have {limit_bytes}: raise \
-                 data.store.cache_bytes"
+                 data.store.cache_bytes, or shuffle fewer shards at a time (data.shuffle = {{ window = N }})"
             )
         })
     }
