@@ -7,6 +7,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A server that is well sends something within so long.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+/// One that is busy may need so long.
+const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
 
 /// The pause after `num_tries` tries have failed. `chance`, 0 to 1, spreads those who failed together: half of the pause
 /// is fixed ("equal jitter", Brooker 2015).
@@ -18,7 +20,7 @@ pub(super) fn pause(num_tries: u32, chance: f64) -> Duration {
 
 /// How long a connection may be silent before it is taken to be dead: so that several are tried within `patience`.
 pub(super) fn silence(patience: Duration) -> Duration {
-    (patience / 8).min(LONGEST_SILENCE)
+    (patience / 8).clamp(SHORTEST_SILENCE, LONGEST_SILENCE).min(patience)
 }
 
 #[cfg(test)]
@@ -36,6 +38,8 @@ mod tests {
     #[test]
     fn several_silent_connections_fit_into_the_patience() {
         assert_eq!(silence(Duration::from_secs(240)), Duration::from_secs(30));
-        assert_eq!(silence(Duration::from_secs(8)), Duration::from_secs(1));
+        assert_eq!(silence(Duration::from_secs(16)), Duration::from_secs(2));
+        assert_eq!(silence(Duration::from_secs(4)), Duration::from_secs(1));
+        assert_eq!(silence(Duration::from_millis(300)), Duration::from_millis(300));
     }
 }
