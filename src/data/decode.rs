@@ -25,6 +25,7 @@ use zune_jpeg::{
 use super::{
     error::SampleFault,
     picture::{Channels, Picture, check_num_pixels},
+    webp::frames_fit,
 };
 
 /// The most bytes a picture's file may have. ImageNet's largest has 15 MB.
@@ -48,7 +49,7 @@ pub fn decode(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
     match Format::of(file)? {
         Format::Jpeg => decode_jpeg(file, into),
         Format::Png => decode_with(png_decoder(file)?, into, png),
-        Format::WebP => decode_with(WebPDecoder::new(Cursor::new(file)).map_err(webp)?, into, webp),
+        Format::WebP => decode_with(webp_decoder(file)?, into, webp),
     }
 }
 
@@ -61,7 +62,7 @@ pub fn dimensions(file: &[u8]) -> Result<(usize, usize), SampleFault> {
     let (width, height) = match Format::of(file)? {
         Format::Jpeg => jpeg_headers(file)?.1,
         Format::Png => png_decoder(file)?.dimensions(),
-        Format::WebP => WebPDecoder::new(Cursor::new(file)).map_err(webp)?.dimensions(),
+        Format::WebP => webp_decoder(file)?.dimensions(),
     };
     check_num_pixels(width.into(), height.into())?;
     Ok((width as usize, height as usize))
@@ -118,6 +119,16 @@ fn png_decoder(file: &[u8]) -> Result<PngDecoder<Cursor<&[u8]>>, SampleFault> {
 
 fn png(error: image::ImageError) -> SampleFault {
     SampleFault::Damaged { format: "PNG", reason: one_line(error) }
+}
+
+/// A decoder that has read the headers.
+fn webp_decoder(file: &[u8]) -> Result<WebPDecoder<Cursor<&[u8]>>, SampleFault> {
+    let decoder = WebPDecoder::new(Cursor::new(file)).map_err(webp)?;
+    if !frames_fit(file, decoder.dimensions()) {
+        let reason = "a frame is larger than the canvas".into();
+        return Err(SampleFault::Damaged { format: "WebP", reason });
+    }
+    Ok(decoder)
 }
 
 fn webp(error: image::ImageError) -> SampleFault {

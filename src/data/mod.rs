@@ -58,6 +58,7 @@ pub mod source;
 mod tickets;
 pub mod transform;
 mod view;
+mod webp;
 mod worker;
 
 pub use batch::Batch;
