@@ -10,6 +10,7 @@ mod launch;
 mod pictures;
 mod plan;
 mod predict;
+mod prepare;
 mod report;
 mod run_folder;
 mod train;
@@ -40,6 +41,7 @@ Examples:
   sprint train --out runs/mine --resume             go on after a stop or a crash
   sprint launch --nproc 2 -- train                  two processes, which average their gradients
   sprint plan --preset imagenet18-16 --cluster h100-400g
+  sprint prepare --data photos/ --out ready/ --shards
   sprint eval --checkpoint runs/mine --data photos/
   sprint predict --checkpoint runs/mine cat.jpg dog.png
 
@@ -51,6 +53,7 @@ enum Command {
     Launch(launch::Args),
     Dist(dist::Args),
     Plan(plan::Args),
+    Prepare(prepare::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     Export(export::Args),
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Launch(args) => launch::launch(args),
         Command::Dist(args) => dist::dist(args),
         Command::Plan(args) => plan::plan(&args),
+        Command::Prepare(args) => prepare::prepare(args),
         Command::Eval(args) => eval::eval(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Export(args) => export::export(&args),

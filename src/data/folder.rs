@@ -80,6 +80,13 @@ impl Source for Folder {
         read_file(&self.pictures[index].1, into)
     }
 
+    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
+        let path = &self.pictures[index].1;
+        let named = |fault| SampleError { name: path.display().to_string(), fault };
+        *into = bytes(path, MAX_FILE_BYTES).map_err(named)?;
+        Ok(())
+    }
+
     fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
         let path = &self.pictures[index].1;
         let named = |fault| SampleError { name: path.display().to_string(), fault };

@@ -4,7 +4,7 @@ use std::{fmt::Debug, hash::Hasher, path::Path, sync::Arc};
 
 use super::{
     blocks::Blocks,
-    error::SampleError,
+    error::{SampleError, SampleFault},
     picture::{Channels, Picture},
 };
 
@@ -34,6 +34,16 @@ pub trait Source: Send + Sync + Debug {
     /// A [`SampleError`] naming the picture; `into` is then unspecified.
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError>;
 
+    /// Reads the file that picture `index` is decoded from over what `into` held.
+    ///
+    /// # Errors
+    ///
+    /// A [`SampleError`] naming the picture; [`SampleFault::NotAFile`] where pictures have no file of their own.
+    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
+        into.clear();
+        Err(SampleError { name: self.name(index), fault: SampleFault::NotAFile })
+    }
+
     /// The `(width, height)` of picture `index`, from as little of it as shows them.
     ///
     /// # Errors
@@ -58,7 +68,7 @@ pub trait Source: Send + Sync + Debug {
         let _ = blocks;
     }
 
-    /// The folder or archive that the pictures lie in; `None` if they are in memory.
+    /// The folder or archive that the pictures lie in; `None` where their sizes are at hand anyway.
     fn home(&self) -> Option<&Path> {
         None
     }

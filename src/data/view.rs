@@ -65,6 +65,10 @@ impl Source for View {
         self.source.read(self.indices[index] as usize, into)
     }
 
+    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
+        self.source.file(self.indices[index] as usize, into)
+    }
+
     fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
         self.source.dimensions(self.indices[index] as usize)
     }
