@@ -38,6 +38,7 @@ mod embedded;
 pub mod error;
 mod folder;
 mod idx;
+mod jpeg;
 mod layout;
 pub mod loader;
 mod memory;
@@ -52,6 +53,8 @@ pub mod sizes;
 mod slot;
 pub mod source;
 pub mod transform;
+#[cfg(feature = "turbojpeg")]
+mod turbo;
 mod view;
 mod worker;
 
