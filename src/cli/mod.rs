@@ -1,5 +1,6 @@
 //! The command `sprint`: one file a command. Words become typed values here, errors one line and an exit status.
 
+mod bench;
 mod completions;
 mod device;
 mod dist;
@@ -40,6 +41,7 @@ Examples:
   sprint train --out runs/mine --resume             go on after a stop or a crash
   sprint launch --nproc 2 -- train                  two processes, which average their gradients
   sprint plan --preset imagenet18-16 --cluster h100-400g
+  sprint bench data --data photos/ --preset photos  how fast pictures become batches, and whether that will do
   sprint eval --checkpoint runs/mine --data photos/
   sprint predict --checkpoint runs/mine cat.jpg dog.png
 
@@ -51,6 +53,7 @@ enum Command {
     Launch(launch::Args),
     Dist(dist::Args),
     Plan(plan::Args),
+    Bench(bench::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     Export(export::Args),
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Launch(args) => launch::launch(args),
         Command::Dist(args) => dist::dist(args),
         Command::Plan(args) => plan::plan(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Export(args) => export::export(&args),

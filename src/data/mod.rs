@@ -52,6 +52,7 @@ pub mod sampler;
 pub mod sizes;
 mod slot;
 pub mod source;
+mod speed;
 pub mod transform;
 #[cfg(feature = "turbojpeg")]
 mod turbo;
@@ -70,5 +71,6 @@ pub use picture::{Channels, Picture};
 pub use rect::{PictureSize, Rectangles};
 pub use sampler::Tail;
 pub use source::{SharedSource, Source};
+pub use speed::InputSpeed;
 pub use transform::Transform;
 pub use view::{first_of_each_class, with_classes};

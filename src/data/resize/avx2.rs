@@ -37,10 +37,7 @@ struct Weights {
 impl Weights {
     fn new(first: i32, second: i32) -> Self {
         const LOW: i32 = (1 << LOW_BITS) - 1;
-        Self {
-            high: first >> LOW_BITS | second >> LOW_BITS << 16,
-            low: first & LOW | (second & LOW) << 16,
-        }
+        Self { high: first >> LOW_BITS | second >> LOW_BITS << 16, low: first & LOW | (second & LOW) << 16 }
     }
 }
 
@@ -169,7 +166,12 @@ impl Wide {
 
     /// `GROUPS` is the number of groups if it is not 0.
     #[inline(always)]
-    fn resize_by<const GROUPS: usize>(&self, simd: V3, rows: [&[u8]; NUM_ROWS], targets: [&mut [u8]; NUM_ROWS]) {
+    fn resize_by<const GROUPS: usize>(
+        &self,
+        simd: V3,
+        rows: [&[u8]; NUM_ROWS],
+        targets: [&mut [u8]; NUM_ROWS],
+    ) {
         let num_groups = if GROUPS == 0 { self.num_groups } else { GROUPS };
         let window_bytes = (num_groups - 1) * TAPS_BYTES + LOAD_BYTES;
         // Bytes of a load, by place in the result; N is a zero. The same color of two pixels beside each other.
