@@ -154,13 +154,15 @@ fn a_run_reads_shards() {
     let train = |data: &Path, out: &str| {
         let out = temp.path().join(out);
         let words =
-            ["train", "--preset", "default", "--data", &word(data), "--out", &word(&out)].map(String::from);
+            ["train", "--preset", "photos", "--data", &word(data), "--out", &word(&out)].map(String::from);
         let sets = common::sets(&["seed=3", "model.depth=8", "model.width=4", phases]);
         sprint(words.into_iter().chain(sets)).ok();
         common::rows(&out)
     };
     let rows = train(&ready, "run");
-    assert!(rows.iter().any(|row| row["kind"] == "epoch") || !rows.is_empty());
+    let val = rows.iter().filter(|row| row.get("val_top1").is_some()).count();
+    assert_eq!(val, 2, "{rows:#?}");
+    // The index has the pictures' sizes: none were read and remembered.
     assert!(
         !ready.read_dir().unwrap().any(|entry| entry
             .unwrap()

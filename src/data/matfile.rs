@@ -172,6 +172,14 @@ mod tests {
         }
     }
 
+    /// As MATLAB itself stores them; scipy writes UTF-8.
+    #[test]
+    fn characters_may_have_two_bytes() {
+        let mut matrix: &[u8] = b"\x06\0\0\0\x08\0\0\0\x04\0\0\0\0\0\0\0\
+            \x05\0\0\0\x08\0\0\0\x01\0\0\0\x02\0\0\0\x01\0\0\0\0\0\0\0\x04\0\x04\0n\x000\0";
+        assert_eq!(characters(&mut matrix).unwrap(), "n0");
+    }
+
     #[test]
     fn what_is_cut_off_or_changed_is_refused_or_read() {
         let file = fixture("meta_plain.mat");
