@@ -75,7 +75,7 @@ impl<'a> Array<'a> {
         let (_, dimensions) = element(rest)?;
         let (_, name) = element(rest)?;
         let sides = dimensions.as_chunks().0.iter().map(|&side| u32::from_le_bytes(side) as usize);
-        let len = sides.fold(Some(1), |product: Option<usize>, side| product?.checked_mul(side))?;
+        let len = { sides }.try_fold(1, |product: usize, side| product.checked_mul(side))?;
         Some(Self { class: *flags.first()?, len, name })
     }
 }

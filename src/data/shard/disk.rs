@@ -31,8 +31,11 @@ const MAX_OPEN: usize = 256;
 pub(crate) struct Disk {
     paths: Vec<PathBuf>,
     /// Shard `n` has the place `n % MAX_OPEN`, of which the one asked for last is open.
-    open: Vec<Mutex<Option<(usize, Arc<File>)>>>,
+    open: Vec<Mutex<Opened>>,
 }
+
+/// A shard and its file.
+type Opened = Option<(usize, Arc<File>)>;
 
 impl Disk {
     pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
