@@ -471,7 +471,8 @@ fn imagenet_s_archives_are_read_as_they_are() {
             (source.label(index), file)
         };
         let mut got: Vec<_> = (0..source.num_images()).map(file).collect();
-        (got.sort(), expected.sort());
+        got.sort();
+        expected.sort();
         assert!(got == expected);
     };
     expect(&*train, &[("jpeg_grey.jpg", 0), ("png_rgb.png", 0), ("jpeg_420.jpg", 1), ("jpeg_422.jpg", 1)]);
