@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use burn_sprint::data::{Location, OnBadFile, Split, open, sampler, sizes};
+use burn_sprint::data::{Location, OnBadFile, Split, open, shuffle, sizes};
 
 const NUM_IMAGES: u32 = 1_281_167;
 const NUM_CLASSES: u32 = 1000;
@@ -71,7 +71,7 @@ fn main() {
     let sizes = sizes::of(&*source, OnBadFile::Fail, None, |_| ()).expect("the index has them");
     println!("{} sizes for rectangles in {:.3} s", sizes.len(), start.elapsed().as_secs_f64());
     let start = Instant::now();
-    let order = sampler::order(NUM_IMAGES, 0, 0);
+    let order = shuffle::order(NUM_IMAGES, 0, 0);
     println!(
         "an epoch's order of {} in {:.3} s; peak {} MiB",
         order.len(),

@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use burn_sprint::data::{Copies, Location, Picture, SharedSource, Source, open_parts, sampler};
+use burn_sprint::data::{Copies, Location, Picture, SharedSource, Source, open_parts, shuffle};
 use common::{NUM_CLASSES, sprint, word};
 
 fn fixture(name: &str) -> PathBuf {
@@ -242,7 +242,7 @@ fn a_disk_that_is_too_small_is_seen_before_and_while_it_fills() {
     drop(disk);
 
     // The pictures that are looked at beforehand are every second in the order of writing; the others are large.
-    let order = sampler::order(64, 0, u64::MAX);
+    let order = shuffle::order(64, 0, u64::MAX);
     let mut random = common::Random(1);
     for &index in order.iter().skip(1).step_by(2) {
         let noise: Vec<u8> = (0..128 * 128).map(|_| random.below(256) as u8).collect();

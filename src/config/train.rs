@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ClusterConfig;
 use crate::{
-    data::{OnBadFile, Tail},
+    data::{OnBadFile, Shuffle, Tail},
     error::{Error, Result},
     recipe::Phase,
 };
@@ -172,6 +172,9 @@ pub struct DataConfig {
     /// What becomes of the images left over at the end of an epoch: `drop` leaves them out, `short` makes a smaller
     /// batch of them.
     pub tail: Tail,
+    /// How an epoch's order is drawn: `full`, or quasi-random, by `{ window = 64 }`: so many blocks (shards, or 64
+    /// pictures that lie together) are mixed at a time.
+    pub shuffle: Shuffle,
     /// Threads that decode; one a core if 0.
     pub num_workers: usize,
     /// Batches that are kept ready.
@@ -197,6 +200,7 @@ impl Default for DataConfig {
             planned_images: None,
             planned_classes: None,
             tail: Tail::Drop,
+            shuffle: Shuffle::Full,
             num_workers: 0,
             batches_ahead: 3,
             on_bad_file: OnBadFile::Fail,

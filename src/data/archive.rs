@@ -20,6 +20,9 @@ use super::{
 /// The most files an archive may have: an index entry takes some 100 bytes.
 const MAX_FILES: u64 = 100_000_000;
 
+/// The most bytes that extend a header: a long name, or POSIX attributes.
+const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+
 /// Where a file's bytes are in the archive.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -52,7 +55,7 @@ impl Index {
         let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
         file.seek(SeekFrom::Start(start)).map_err(unreadable)?;
         let file_bytes = start.saturating_add(num_bytes);
-        let mut archive = tar::Archive::new(file.take(num_bytes));
+        let mut archive = tar::Archive::new(HeadersOnly { inner: file.take(num_bytes), since_seek_bytes: 0 });
         let mut files: Vec<Place> = Vec::new();
         let mut folders = BTreeSet::new();
         let after = |files: &[Place]| match files.last() {
@@ -101,6 +104,32 @@ impl Index {
     /// Whether there is a file of that name, in whatever folder.
     pub(crate) fn has_file(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.path.rsplit('/').next() == Some(name))
+    }
+}
+
+/// Refuses to be read far without a seek. The crate seeks before each header and over contents, but reads what extends a
+/// header into memory, as long as the archive says it is.
+struct HeadersOnly<R> {
+    inner: R,
+    since_seek_bytes: u64,
+}
+
+impl<R: Read> Read for HeadersOnly<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let num_bytes = self.inner.read(into)?;
+        self.since_seek_bytes += num_bytes as u64;
+        if self.since_seek_bytes > MAX_EXTENSION_BYTES {
+            let why = format!("a name or attributes of more than {MAX_EXTENSION_BYTES} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        Ok(num_bytes)
+    }
+}
+
+impl<R: Seek> Seek for HeadersOnly<R> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.since_seek_bytes = 0;
+        self.inner.seek(to)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Pictures on disk to batches of bytes: sources, decoding, augmentation, sampling, loading.
 //!
-//! Everything here is host memory and `u8`: a [`loader::Batch`] is what goes to the device, which normalises it
+//! Everything here is host memory and `u8`: a [`Batch`] is what goes to the device, which normalises it
 //! there. No tensor is made in this module and no backend is named.
 //!
 //! ```text
 //! open -> Source (folder, tar, shards, IDX, CIFAR, embedded) -> decode -> Picture
 //!                                                                   |
-//! sampler (which pictures, in which order) -> loader -> Transform -> Batch
+//! shuffle, sampler (which pictures, in which order) -> loader -> Transform -> Batch
 //! ```
 //!
 //! ```
@@ -28,7 +28,9 @@
 //! threads, and the global batch k the same set of augmented pictures for any number of ranks.
 
 mod archive;
+mod batch;
 mod batches;
+pub mod blocks;
 pub mod check;
 mod cifar;
 mod copies;
@@ -41,6 +43,7 @@ mod folder;
 mod idx;
 mod imagenet;
 mod layout;
+mod leg;
 pub mod loader;
 mod matfile;
 mod memory;
@@ -52,24 +55,29 @@ pub mod rect;
 pub mod resize;
 pub mod sampler;
 pub(crate) mod shard;
+pub mod shuffle;
 pub mod sizes;
 mod slot;
 pub mod source;
+mod tickets;
 pub mod transform;
 mod view;
 mod worker;
 
+pub use batch::Batch;
+pub use blocks::Blocks;
 pub use copies::Copies;
 pub use crop::CropRule;
 pub use error::{DataError, SampleError, SampleFault};
 pub use folder::read_file;
 pub use layout::EXTENSIONS;
-pub use loader::{Batch, Loader};
+pub use loader::Loader;
 pub use open::{Location, Pair, Split, open, open_pair, open_parts};
 pub use pass::{LoaderConfig, OnBadFile, Pass};
 pub use picture::{Channels, Picture};
 pub use rect::{PictureSize, Rectangles};
 pub use sampler::Tail;
+pub use shuffle::Shuffle;
 pub use source::{SharedSource, Source};
 pub use transform::Transform;
 pub use view::{first_of_each_class, with_classes};

@@ -3,6 +3,7 @@
 use std::{fmt::Debug, hash::Hasher, path::Path, sync::Arc};
 
 use super::{
+    blocks::Blocks,
     error::{SampleError, SampleFault},
     picture::{Channels, Picture},
 };
@@ -52,6 +53,19 @@ pub trait Source: Send + Sync + Debug {
         let mut picture = Picture::default();
         self.read(index, &mut picture)?;
         Ok((picture.width(), picture.height()))
+    }
+
+    /// The ranges of pictures that are cheapest read together, for [`Shuffle::QuasiRandom`](super::Shuffle). Alike on
+    /// all ranks, or they would not have the same order.
+    fn blocks(&self) -> Blocks {
+        Blocks::even(self.num_images())
+    }
+
+    /// Hears of the blocks of a pass in a quasi-random order, each once, in that order, a window of them at a time and
+    /// about a window before they are read from; the next pass' first while this one is at its last. A source that
+    /// fetches ahead begins to; it must not wait here.
+    fn read_ahead(&self, blocks: &[u32]) {
+        let _ = blocks;
     }
 
     /// The folder or archive that the pictures lie in; `None` where their sizes are at hand anyway.

@@ -9,7 +9,7 @@ use std::{
 
 use super::picture::Make;
 use crate::{
-    data::{EXTENSIONS, SharedSource, Split, sampler},
+    data::{EXTENSIONS, SharedSource, Split, shuffle},
     error::{Error, Result},
 };
 
@@ -56,7 +56,7 @@ impl Part {
         let keys = keys(&*source)?;
         let num_images = source.num_images() as u32;
         let order = match shuffle {
-            Some(seed) => sampler::order(num_images, seed, EPOCH_OF_WRITING),
+            Some(seed) => shuffle::order(num_images, seed, EPOCH_OF_WRITING),
             None => (0..num_images).collect(),
         };
         Ok(Self { split, source, keys, order })

@@ -23,6 +23,7 @@ mod classifier;
 mod ema;
 mod epoch;
 mod evaluate;
+mod feed;
 mod input;
 mod loss;
 mod measure;

@@ -4,7 +4,7 @@
 //!
 //! Not a check of numbers. The network is another one of the same shape, on images of zeros, so nothing of the run is
 //! touched: no weight, running statistic, generator or metric. It takes the room of the velocities, which only the first
-//! update makes.
+//! update makes, and more such networks that of LAMB's second mean and of the running average of the weights.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ use super::{
     validation::Validation,
 };
 use crate::{
-    config::Plan,
+    config::{OptimizerConfig, OptimizerRule, Plan},
     error::{Error, Result, caught},
     recipe::Phase,
 };
@@ -89,6 +89,9 @@ pub(super) fn rehearse(
     let config = StepConfig::new(&plan.config.optimizer, 1.0);
     let training = device.clone().autodiff();
     let model = plan.model.init(0, &training);
+    let OptimizerConfig { rule, ema, .. } = plan.config.optimizer;
+    let num_more = usize::from(rule == OptimizerRule::Lamb) + usize::from(ema.is_some());
+    let _room: Vec<_> = (0..num_more).map(|_| plan.model.init(0, device)).collect();
     let attempt = |shape: &Shape| {
         let Shape { batch_size, height, width, .. } = *shape;
         let images = Tensor::<4>::zeros([batch_size, plan.model.channels(), height, width], device);

@@ -4,6 +4,7 @@
 //! that it writes.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     config::Plan,
-    data::{Channels, Copies, LoaderConfig, Pair, Pass, Transform},
+    data::{Channels, Copies, LoaderConfig, Pair, Pass, Shuffle, Transform},
     error::{Error, Result},
     record::{
         self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
@@ -269,7 +270,17 @@ fn in_words(plan: &Plan, data: &Copies) -> Result<String> {
     let toml = toml::to_string(&config).map_err(Error::run)?;
     let Pair { train, val } = data.main();
     let (num_train, num_val) = (train.num_images(), val.num_images());
-    Ok(format!("{num_train} training images\n{num_val} validation images\n{toml}"))
+    let mut words = format!("{num_train} training images\n{num_val} validation images\n");
+    if plan.config.data.shuffle != Shuffle::Full {
+        // The order follows from how pictures lie, which may differ where they are the same.
+        for phase in &plan.config.phase {
+            let blocks = data.get(phase.data.as_deref())?.train.blocks();
+            let mut hasher = DefaultHasher::new();
+            blocks.hash(&mut hasher);
+            words += &format!("{} blocks of training images, hash {:x}\n", blocks.count(), hasher.finish());
+        }
+    }
+    Ok(words + &toml)
 }
 
 /// What stays the same all through a run, and where its record goes.

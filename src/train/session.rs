@@ -10,6 +10,7 @@ use super::{
     checkpoint::{self, Contents},
     ema::Average,
     evaluate::{Accuracy, comparable_crop, tally},
+    feed::Feed,
     input::Normalizer,
     optimizer::Optimizer,
     progress::Progress,
@@ -31,6 +32,7 @@ pub(super) struct Session {
     pub(super) average: Option<Average>,
     pub(super) ddp: DataParallel,
     pub(super) normalizer: Normalizer,
+    pub(super) feed: Feed,
     pub(super) progress: Progress,
     pub(super) accuracy: Option<Accuracy>,
     /// Of the same epoch, by a centre crop of so many pixels.
@@ -58,6 +60,7 @@ impl Session {
             average,
             ddp,
             normalizer,
+            feed: Feed::default(),
             started: now,
             elapsed_before_s: progress.elapsed_s,
             lap_started: now,
