@@ -91,7 +91,7 @@ fn copies_are_small_and_the_rest_is_as_it_was() {
     for index in 0..small.train.num_images() {
         let (mut picture, mut file) = (Picture::default(), Vec::new());
         small.train.read(index, &mut picture).unwrap();
-        small.train.file(index, &mut file).unwrap();
+        small.train.read_file(index, &mut file).unwrap();
         assert_eq!((picture.width(), picture.height(), &file[..2]), (16, 16, &b"\xFF\xD8"[..]));
         assert!(small.train.name(index).ends_with(".jpg"));
     }
@@ -293,7 +293,7 @@ fn shards_written_by_webdataset_are_read() {
             assert_eq!(source.num_images(), expected.len(), "{opened}");
             for (index, (name, label)) in expected.iter().enumerate() {
                 let mut file = Vec::new();
-                source.file(index, &mut file).unwrap();
+                source.read_file(index, &mut file).unwrap();
                 assert_eq!(file, fs::read(fixture("pictures").join(name)).unwrap());
                 assert_eq!(source.label(index), *label);
                 assert!(
@@ -336,7 +336,7 @@ fn webdataset_reads_our_shards() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     for (index, sample) in samples.iter().enumerate() {
         let mut file = Vec::new();
-        source.file(index, &mut file).unwrap();
+        source.read_file(index, &mut file).unwrap();
         let label = source.label(index).to_string();
         assert_eq!(sample["files"], serde_json::json!({ "png": hex(&file), "cls": hex(label.as_bytes()) }));
         assert!(source.name(index).ends_with(&format!("#{}", sample["key"].as_str().unwrap())));
@@ -467,7 +467,7 @@ fn imagenet_s_archives_are_read_as_they_are() {
         let mut expected: Vec<_> = expected.iter().map(|(name, label)| (*label, picture(name))).collect();
         let file = |index| {
             let mut file = Vec::new();
-            source.file(index, &mut file).unwrap();
+            source.read_file(index, &mut file).unwrap();
             (source.label(index), file)
         };
         let mut got: Vec<_> = (0..source.num_images()).map(file).collect();

@@ -42,6 +42,7 @@ pub mod error;
 mod folder;
 mod idx;
 mod imagenet;
+mod jpeg;
 mod layout;
 mod leg;
 pub mod loader;
@@ -61,6 +62,8 @@ mod slot;
 pub mod source;
 mod tickets;
 pub mod transform;
+#[cfg(feature = "turbojpeg")]
+mod turbo;
 mod view;
 mod worker;
 

@@ -65,8 +65,8 @@ impl Source for View {
         self.source.read(self.indices[index] as usize, into)
     }
 
-    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
-        self.source.file(self.indices[index] as usize, into)
+    fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {
+        self.source.read_file(self.indices[index] as usize, into)
     }
 
     fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {

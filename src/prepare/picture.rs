@@ -63,7 +63,15 @@ impl Maker {
         } else {
             let whole = |width, height| CropBox { left: 0, top: 0, width, height };
             let crop = whole(picture.width(), picture.height());
-            self.resizer.resize(picture, &crop, (width, height), &whole(width, height), &mut self.resized);
+            self.resized.resize(width * height * picture.channels().count(), 0);
+            self.resizer.resize(
+                picture,
+                &crop,
+                (width, height),
+                &whole(width, height),
+                false,
+                &mut self.resized,
+            );
             &self.resized
         };
         let color = match picture.channels() {

@@ -75,8 +75,7 @@ impl Preparation {
             ));
         }
         for (_, source) in &parts {
-            let first = (source.num_images() > 0).then(|| source.file(0, &mut Vec::new()));
-            if let Some(Err(SampleError { fault: SampleFault::NotAFile, .. })) = first {
+            if source.num_images() > 0 && matches!(source.read_file(0, &mut Vec::new()), Ok(false)) {
                 return Err(Error::usage(format!(
                     "{data} has no picture files: expected a folder or tar of class folders, shards, or ImageNet's archives"
                 )));
@@ -272,11 +271,13 @@ impl Own {
     /// Reads and decodes a picture; a decoder's panic is the picture's error.
     fn read(&mut self, part: &Part, index: usize) -> Result<(), SampleError> {
         let Self { file, picture, .. } = self;
-        part.source.file(index, file)?;
-        let decoded = catch_unwind(AssertUnwindSafe(|| decode(file, picture)));
-        decoded
-            .unwrap_or(Err(SampleFault::Panicked))
-            .map_err(|fault| SampleError { name: part.source.name(index), fault })
+        let decoded = match part.source.read_file(index, file)? {
+            true => {
+                catch_unwind(AssertUnwindSafe(|| decode(file, picture))).unwrap_or(Err(SampleFault::Panicked))
+            }
+            false => Err(SampleFault::NotAFile),
+        };
+        decoded.map_err(|fault| SampleError { name: part.source.name(index), fault })
     }
 }
 
