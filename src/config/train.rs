@@ -6,7 +6,7 @@ use burn_dist::{BucketConfig, DataParallelConfig, NonFinite};
 use burn_resnet::{Depth, Stem};
 use serde::{Deserialize, Serialize};
 
-use super::ClusterConfig;
+use super::{ClusterConfig, StoreConfig};
 use crate::{
     data::{OnBadFile, Shuffle, Tail},
     error::{Error, Result},
@@ -158,7 +158,7 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// A folder, a tar or IDX/CIFAR files; the embedded Fashion-MNIST subset if absent.
+    /// A folder, a tar, IDX/CIFAR files or the address of shards in a store; the embedded Fashion-MNIST subset if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// The share of every class that is held out for validation where the data has no split of its own.
@@ -190,6 +190,9 @@ pub struct DataConfig {
     /// Whether mean, standard deviation and images are rounded to half precision, as in the run of 2018: in training, in
     /// validation, and by whoever uses the network that is saved.
     pub half_normalization: bool,
+    /// How pictures in a store are read.
+    #[serde(skip_serializing_if = "StoreConfig::is_default")]
+    pub store: StoreConfig,
 }
 
 impl Default for DataConfig {
@@ -207,6 +210,7 @@ impl Default for DataConfig {
             mean: None,
             std: None,
             half_normalization: false,
+            store: StoreConfig::default(),
         }
     }
 }

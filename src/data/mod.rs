@@ -4,7 +4,7 @@
 //! there. No tensor is made in this module and no backend is named.
 //!
 //! ```text
-//! open -> Source (folder, tar, shards, IDX, CIFAR, embedded) -> decode -> Picture
+//! open -> Source (folder, tar, shards here or in a store, IDX, CIFAR, embedded) -> decode -> Picture
 //!                                                                   |
 //! shuffle, sampler (which pictures, in which order) -> loader -> Transform -> Batch
 //! ```
@@ -27,6 +27,7 @@
 //! sample index). Neither knows how many threads or ranks there are, so batch k is the same for any number of
 //! threads, and the global batch k the same set of augmented pictures for any number of ranks.
 
+mod address;
 mod archive;
 mod batch;
 mod batches;
@@ -53,6 +54,8 @@ mod pass;
 pub mod picture;
 pub mod random;
 pub mod rect;
+#[cfg(feature = "remote")]
+mod remote;
 pub mod resize;
 pub mod sampler;
 pub(crate) mod shard;
@@ -67,11 +70,12 @@ mod turbo;
 mod view;
 mod worker;
 
+pub use address::{Address, Remote};
 pub use batch::Batch;
 pub use blocks::Blocks;
 pub use copies::Copies;
 pub use crop::CropRule;
-pub use error::{DataError, SampleError, SampleFault};
+pub use error::{Away, DataError, SampleError, SampleFault};
 pub use folder::read_file;
 pub use layout::EXTENSIONS;
 pub use loader::Loader;

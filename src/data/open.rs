@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    address::Remote,
     archive::{Index, Tar},
     cifar::CifarFiles,
     embedded,
@@ -47,6 +48,8 @@ pub enum Location {
     Embedded,
     /// A file or a folder.
     Path(PathBuf),
+    /// A folder of shards in an object store or behind HTTP.
+    Remote(Remote),
 }
 
 impl fmt::Display for Location {
@@ -54,6 +57,7 @@ impl fmt::Display for Location {
         match self {
             Self::Embedded => f.write_str("embedded Fashion-MNIST"),
             Self::Path(path) => path.display().fmt(f),
+            Self::Remote(remote) => remote.address.fmt(f),
         }
     }
 }
@@ -135,8 +139,8 @@ pub fn open_parts(location: &Location) -> Result<Vec<(Option<Split>, SharedSourc
 impl Location {
     fn path(&self) -> PathBuf {
         match self {
-            Self::Embedded => PathBuf::from(self.to_string()),
             Self::Path(path) => path.clone(),
+            Self::Embedded | Self::Remote(_) => PathBuf::from(self.to_string()),
         }
     }
 }
@@ -145,19 +149,38 @@ impl Location {
 #[derive(Debug)]
 enum Found {
     Embedded,
-    Folder { path: PathBuf, roots: Roots },
-    Tar { index: Index, roots: Roots },
-    Shards { path: PathBuf, catalog: Catalog },
+    Folder {
+        path: PathBuf,
+        roots: Roots,
+    },
+    Tar {
+        index: Index,
+        roots: Roots,
+    },
+    Shards {
+        path: PathBuf,
+        catalog: Catalog,
+    },
     ForeignShards(Tars),
     ImageNet(ImageNet),
-    Idx { train: Option<IdxFiles>, val: Option<IdxFiles>, path: PathBuf },
+    #[cfg(feature = "remote")]
+    Remote(super::remote::Folder),
+    Idx {
+        train: Option<IdxFiles>,
+        val: Option<IdxFiles>,
+        path: PathBuf,
+    },
     Cifar(CifarFiles),
 }
 
 impl Found {
     /// Looks at what is there, and reads no picture.
     fn at(location: &Location) -> Result<Self, DataError> {
-        let Location::Path(path) = location else { return Ok(Self::Embedded) };
+        let path = match location {
+            Location::Embedded => return Ok(Self::Embedded),
+            Location::Remote(remote) => return Self::in_store(remote),
+            Location::Path(path) => path,
+        };
         let unreadable = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => DataError::NotFound { path: path.clone() },
             _ => DataError::Unreadable { path: path.clone(), source },
@@ -177,6 +200,19 @@ impl Found {
             start if start.get(257..262) == Some(b"ustar") => Self::in_tar(path),
             _ => Err(DataError::NotRecognised { path: path.clone() }),
         }
+    }
+
+    #[cfg(feature = "remote")]
+    fn in_store(remote: &Remote) -> Result<Self, DataError> {
+        super::remote::Folder::open(remote).map(Self::Remote)
+    }
+
+    #[cfg(not(feature = "remote"))]
+    fn in_store(remote: &Remote) -> Result<Self, DataError> {
+        let address = &remote.address;
+        Err(DataError::StoreSetting(format!(
+            "{address}: this build has no stores: build it with --features remote"
+        )))
     }
 
     fn in_folder(path: &Path) -> Result<Self, DataError> {
@@ -219,6 +255,8 @@ impl Found {
             Self::Folder { roots, .. } | Self::Tar { roots, .. } => matches!(roots, Roots::Divided { .. }),
             Self::Shards { catalog, .. } => catalog.is_divided(),
             Self::ForeignShards(tars) => tars.is_divided(),
+            #[cfg(feature = "remote")]
+            Self::Remote(folder) => folder.is_divided(),
             Self::Idx { val, .. } => val.is_some(),
         }
     }
@@ -231,6 +269,8 @@ impl Found {
             Self::Shards { path, catalog } => Arc::new(disk::open(path, catalog, split)?),
             Self::ImageNet(archives) => Arc::new(archives.load(split)?),
             Self::ForeignShards(tars) => Arc::new(foreign::open(tars.part(split))?),
+            #[cfg(feature = "remote")]
+            Self::Remote(folder) => Arc::new(folder.load(split)?),
             Self::Idx { train, val, path } => {
                 let files = if split == Split::Train { train } else { val };
                 let files =

@@ -5,6 +5,7 @@ use std::time::Instant;
 use burn_dist::DistError;
 
 use super::{
+    lost,
     mix::Mix,
     precision,
     progress::EpochTotals,
@@ -43,7 +44,14 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
         let at =
             session.next_position(&run.plan.schedule).ok_or_else(|| Error::run("the epoch has ended"))?;
         let waiting = Instant::now();
-        let batch = session.feed.next(run, at)?;
+        let batch = session.feed.next(run, at);
+        let batch = match lost::together(run, batch) {
+            Err(error @ Error::Away { .. }) => {
+                trail.settle(run, session)?;
+                return Err(error);
+            }
+            other => other?,
+        };
         let data_wait_s = waiting.elapsed().as_secs_f64();
         session.optimizer.set_momentum(at.momentum.unwrap_or(optimizer.momentum));
 

@@ -26,6 +26,7 @@ mod evaluate;
 mod feed;
 mod input;
 mod loss;
+mod lost;
 mod measure;
 mod mix;
 mod money;

@@ -30,7 +30,7 @@ use super::{
     validation::Validation,
 };
 use crate::{
-    config::Plan,
+    config::{Plan, StoreConfig},
     data::{Channels, Copies, LoaderConfig, Pair, Pass, Shuffle, Transform},
     error::{Error, Result},
     record::{
@@ -119,7 +119,10 @@ pub fn run(job: Job<'_>) -> Result<Outcome> {
 
 fn carry_out(job: Job<'_>) -> Result<Outcome> {
     let (mut run, mut session) = begin(job)?;
-    let ended = epochs(&mut run, &mut session);
+    let ended = match epochs(&mut run, &mut session) {
+        Err(Error::Away { cause, .. }) => Err(session.saved_from(&mut run, cause)),
+        other => other,
+    };
     let (reason, message) = match &ended {
         Ok(reason) => (*reason, None),
         Err(error) => (EndReason::Failed, Some(error.to_string())),
@@ -266,6 +269,7 @@ fn in_words(plan: &Plan, data: &Copies) -> Result<String> {
     config.device.clear();
     config.data.path = None;
     config.data.num_workers = 0;
+    config.data.store = StoreConfig::default();
     config.model.pretrained = None;
     let toml = toml::to_string(&config).map_err(Error::run)?;
     let Pair { train, val } = data.main();
