@@ -63,6 +63,7 @@ pub mod shuffle;
 pub mod sizes;
 mod slot;
 pub mod source;
+mod speed;
 mod tickets;
 pub mod transform;
 #[cfg(feature = "turbojpeg")]
@@ -86,5 +87,6 @@ pub use rect::{PictureSize, Rectangles};
 pub use sampler::Tail;
 pub use shuffle::Shuffle;
 pub use source::{SharedSource, Source};
+pub use speed::InputSpeed;
 pub use transform::Transform;
 pub use view::{first_of_each_class, with_classes};

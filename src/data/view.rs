@@ -131,6 +131,14 @@ pub fn first_of_each_class(source: SharedSource, n: usize) -> SharedSource {
     Arc::new(View::new(source, indices, labels, class_names))
 }
 
+/// The source's pictures from the first on, again and again, until there are `num_images`.
+pub(crate) fn repeated(source: SharedSource, num_images: usize) -> SharedSource {
+    let indices = (0..source.num_images() as u32).cycle().take(num_images).collect();
+    let labels = (0..source.class_names().len() as u32).collect();
+    let class_names = source.class_names().to_vec();
+    Arc::new(View::new(source, indices, labels, class_names))
+}
+
 /// The same pictures, labelled by `class_names`: by name, not by place. `path` is what the source is called in the
 /// error.
 ///

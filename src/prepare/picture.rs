@@ -63,15 +63,9 @@ impl Maker {
         } else {
             let whole = |width, height| CropBox { left: 0, top: 0, width, height };
             let crop = whole(picture.width(), picture.height());
+            let part = whole(width, height);
             self.resized.resize(width * height * picture.channels().count(), 0);
-            self.resizer.resize(
-                picture,
-                &crop,
-                (width, height),
-                &whole(width, height),
-                false,
-                &mut self.resized,
-            );
+            self.resizer.resize(picture, &crop, (width, height), &part, false, &mut self.resized);
             &self.resized
         };
         let color = match picture.channels() {

@@ -271,13 +271,12 @@ impl Own {
     /// Reads and decodes a picture; a decoder's panic is the picture's error.
     fn read(&mut self, part: &Part, index: usize) -> Result<(), SampleError> {
         let Self { file, picture, .. } = self;
-        let decoded = match part.source.read_file(index, file)? {
-            true => {
-                catch_unwind(AssertUnwindSafe(|| decode(file, picture))).unwrap_or(Err(SampleFault::Panicked))
-            }
-            false => Err(SampleFault::NotAFile),
-        };
-        decoded.map_err(|fault| SampleError { name: part.source.name(index), fault })
+        let named = |fault| SampleError { name: part.source.name(index), fault };
+        if !part.source.read_file(index, file)? {
+            return Err(named(SampleFault::NotAFile));
+        }
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode(file, picture)));
+        decoded.unwrap_or(Err(SampleFault::Panicked)).map_err(named)
     }
 }
 
