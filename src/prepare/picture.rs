@@ -76,7 +76,7 @@ impl Maker {
         let mut encoder = Encoder::new(&mut file, quality);
         encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
         encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
-        encoder.set_optimized_huffman_tables(true);
+        // Not with optimised tables: those need a scan for each component, which zune-jpeg decodes to wrong colours.
         encoder.encode(pixels, jpeg_width, jpeg_height, color).ok()?;
         Some(file)
     }

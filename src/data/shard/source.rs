@@ -4,6 +4,7 @@ use std::{fmt::Debug, hash::Hasher, ops::Range};
 
 use super::{
     super::{
+        blocks::Blocks,
         decode::{decode, dimensions},
         error::{DataError, SampleError, SampleFault},
         picture::{Channels, Picture},
@@ -145,6 +146,10 @@ impl<S: Store> Source for Shards<S> {
         let mut file = Vec::new();
         let read = self.bytes(index, &mut file).and_then(|()| dimensions(&file));
         read.map_err(|fault| SampleError { name: self.name(index), fault })
+    }
+
+    fn blocks(&self) -> Blocks {
+        Blocks::of_lengths(self.ranges().map(|range| range.len() as u32))
     }
 
     fn fingerprint(&self, index: usize, into: &mut dyn Hasher) {
