@@ -70,6 +70,14 @@ pub enum Error {
     /// The other ranks: one of them failed, or they do not agree.
     #[error(transparent)]
     Dist(#[from] DistError),
+    /// The store that the pictures are in stayed away for longer than it may; the state is saved.
+    #[error("{cause}; {kept}")]
+    Away {
+        /// Which object, what came instead, for how long it was tried; of several ranks whose.
+        cause: String,
+        /// What is left of the run, and how it goes on.
+        kept: String,
+    },
     /// The user asked to stop; the state is saved.
     #[error("{0}")]
     Stopped(String),

@@ -12,6 +12,7 @@
 //! | [`config`] | TOML, `--set` and flags to a checked plan |
 //! | [`recipe`] | phases, learning rates, presets: pure arithmetic |
 //! | [`data`] | pictures on disk to batches of bytes |
+//! | [`prepare`] | data made ready for training: sized copies and shards |
 //! | [`train`] | the loop, the step, the optimizer, evaluation, checkpoints |
 //! | [`record`] | what a run leaves behind |
 //!
@@ -55,6 +56,7 @@ pub mod cluster;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod prepare;
 pub mod recipe;
 pub mod record;
 pub mod train;

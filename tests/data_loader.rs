@@ -13,7 +13,7 @@ use std::{
 use burn_dist::rank::{Rank, WorldSize};
 use burn_sprint::data::{
     Batch, Channels, CropRule, DataError, Loader, LoaderConfig, Location, OnBadFile, Pass, Picture,
-    SampleError, SampleFault, Source, Split, Tail, Transform, open, sampler,
+    SampleError, SampleFault, Source, Split, Tail, Transform, open, shuffle,
 };
 
 /// Pictures of which the first bytes say their index; some are bad.
@@ -189,7 +189,7 @@ fn resuming_gives_the_rest_of_the_epoch() {
 /// The first bad file of the order is named, after the good batches before it, for any number of threads.
 #[test]
 fn fail_names_the_file_and_ends() {
-    let order = sampler::order(100, 1, 0);
+    let order = shuffle::order(100, 1, 0);
     // Positions 33 and 45 are in batches 3 and 4 of 10; 37 is in batch 3, but later.
     let bad = [33, 45, 37].map(|position| order[position] as usize);
     for num_workers in [1, 2, 5] {
@@ -214,7 +214,7 @@ fn fail_names_the_file_and_ends() {
 /// In training the next good picture of the order stands in; for any number of threads, and going round at the end.
 #[test]
 fn skip_replaces_in_training() {
-    let order = sampler::order(40, 1, 0);
+    let order = shuffle::order(40, 1, 0);
     let bad = [7, 8, 9, 20, 39].map(|position| order[position] as usize);
     let mut expected: Vec<usize> = order.iter().map(|&index| index as usize).collect();
     expected[7..=9].fill(order[10] as usize);

@@ -213,9 +213,14 @@ fn overflowing(data: &Path, out: &str, world_size: u32, tell: impl Fn(&mut Job<'
     });
     assert!(begun.iter().all(|outcome| outcome.progress.scaler.skipped_steps() == 0));
     let (_, folder) = checkpoints(&data.join(format!("{out}-0"))).pop().unwrap();
-    let state = fs::read_to_string(folder.join("state.json")).unwrap();
-    assert!(state.contains("\"exponent\": 16"), "{state}");
-    fs::write(folder.join("state.json"), state.replace("\"exponent\": 16", "\"exponent\": 24")).unwrap();
+    let replace = |file: &str, old: &str, new: &str| {
+        let text = fs::read_to_string(folder.join(file)).unwrap();
+        assert!(text.contains(old), "{text}");
+        fs::write(folder.join(file), text.replace(old, new)).unwrap();
+        [text.as_bytes(), text.replace(old, new).as_bytes()].map(|bytes| crc32c::crc32c(bytes).to_string())
+    };
+    let [old, new] = replace("state.json", "\"exponent\": 16", "\"exponent\": 24");
+    replace("checksums.json", &old, &new);
     go(&|job| {
         job.resume = true;
         tell(job);

@@ -13,8 +13,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use burn_sprint::record::{
-    EndReason, EndRow, EpochRow, Moment, PhaseRow, RecordError, Recorder, Row, RunInfo, StepRow, curve_png,
-    curve_svg, read_events, read_rows, report_html, write_report,
+    EndReason, EndRow, EpochRow, MetricsLog, Moment, PhaseRow, RecordError, Recorder, Row, RunInfo, StepRow,
+    curve_png, curve_svg, read_events, read_rows, report_html, write_report,
 };
 
 const STEPS_PER_EPOCH: u64 = 5;
@@ -178,6 +178,48 @@ fn the_page_tells_the_run_and_needs_nothing_else() {
     }
     assert_eq!(html.matches("http://").count(), 2, "only the name of SVG");
     assert_eq!(html.matches("<svg").count(), 2, "a wide one and a narrow one");
+}
+
+/// What only some runs have: a centre crop beside another validation, a loss scale, skipped steps, a wait at each step.
+#[test]
+fn the_page_has_columns_for_what_was_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    whole_run(dir.path());
+    let plain = report_html(dir.path()).unwrap();
+    let (val, scaling) =
+        (["centre crop", "centre top\u{2011}1"], ["loss scale", "steps skipped", "data wait a step"]);
+    for word in val.iter().chain(&scaling) {
+        assert!(!plain.contains(word), "{word}");
+    }
+
+    let mut log = MetricsLog::create(&dir.path().join("metrics.jsonl")).unwrap();
+    let mut append = |row| log.append(&row).unwrap();
+    for epoch in 0..2 {
+        for step in 5 * u64::from(epoch) + 1..=5 * u64::from(epoch) + 5 {
+            let loss_scale = Some(if step < 8 { 65_536.0 } else { 32_768.0 });
+            let data_wait_s = Some(if step == 6 { 0.75 } else { 0.001 });
+            append(Row::Step(StepRow { loss_scale, data_wait_s, ..step_row(epoch, step) }));
+        }
+        let center = (epoch == 1).then_some(58.25);
+        append(Row::Epoch(EpochRow {
+            val_center_size: center.map(|_| 224),
+            val_center_top1: center,
+            val_center_top5: center.map(|top1| top1 + 20.0),
+            skipped_steps: center.map(|_| 1),
+            ..epoch_row(epoch)
+        }));
+    }
+    let html = report_html(dir.path()).unwrap();
+    for told in [
+        "<tr><td>1</td><td>0.5000</td><td>0.7500</td><td>60.00 %</td><td>90.00 %</td><td></td><td></td><td></td>\
+         <td>80</td><td>0.25 s</td><td>0.15 s</td><td>65536</td><td></td><td>0:02</td></tr>",
+        "<tr><td>2</td><td>0.5000</td><td>0.7500</td><td>61.00 %</td><td>90.00 %</td><td>224 px</td><td>58.25 %</td>\
+         <td>78.25 %</td><td>80</td><td>0.25 s</td><td>0.15 s</td><td>32768</td><td>1</td><td>0:03</td></tr>",
+        "data wait a step",
+        "0.5 s",
+    ] {
+        assert!(html.contains(told), "{told} is not in {html}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("recipe", &[]),
     ("data", &[]),
     ("record", &[]),
+    ("prepare", &["data", "error"]),
     ("config", &["cluster", "data", "error", "recipe"]),
     ("train", &["cluster", "config", "data", "error", "recipe", "record"]),
 ];

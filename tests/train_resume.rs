@@ -170,7 +170,7 @@ fn interrupted_it_says_how_to_go_on_and_ends_the_same() {
 #[test]
 fn a_damaged_checkpoint_is_told_and_the_one_before_it_used() {
     let bench = Bench::new(&[]);
-    for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"] {
         bench.killed(file);
         let checkpoints = checkpoints(&bench.path(file));
         let [.., (before, _), (_, newest)] = checkpoints.as_slice() else { unreachable!() };
@@ -186,13 +186,22 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_used() {
 fn one_flipped_bit_is_damage() {
     let bench = Bench::new(&[]);
     bench.killed("run");
-    let path = checkpoints(&bench.path("run")).pop().unwrap().1.join("model.safetensors");
-    let mut bytes = fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&path, bytes).unwrap();
-    let output = bench.finish("run");
-    assert!(output.stderr.contains("model.safetensors has CRC-32C "), "{}", output.stderr);
+    let whole = checkpoints(&bench.path("run"));
+    let flip = |checkpoint: &Path, file: &str, find: fn(&[u8]) -> usize| {
+        let path = checkpoint.join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = find(&bytes);
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    };
+    let [.., (_, before), (_, newest)] = whole.as_slice() else { unreachable!() };
+    flip(newest, "model.safetensors", |bytes| bytes.len() / 2);
+    // A digit becomes another one.
+    flip(before, "state.json", |bytes| bytes.iter().position(u8::is_ascii_digit).unwrap());
+    let output = sprint(["train", "--out", &word(&bench.path("run")), "--resume"]);
+    let told = output.error(1);
+    assert!(told.contains("model.safetensors has CRC-32C "), "{told}");
+    assert!(told.contains("state.json has CRC-32C "), "{told}");
 }
 
 /// Damaged checkpoints count for nothing when old ones are removed: what the run goes on to save is kept.
@@ -205,7 +214,7 @@ fn damaged_checkpoints_do_not_push_out_good_ones() {
     for step in ["step-1001", "step-1002"] {
         let damaged = run.join("checkpoints").join(step);
         fs::create_dir(&damaged).unwrap();
-        fs::copy(good.join("state.json"), damaged.join("state.json")).unwrap();
+        fs::copy(good.join("checksums.json"), damaged.join("checksums.json")).unwrap();
     }
     bench.finish("run");
 }

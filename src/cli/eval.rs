@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::device;
 use crate::{
+    config::DataConfig,
     data::{self, Loader, LoaderConfig, Location, OnBadFile, Pass, SharedSource, Split, sizes},
     error::{Error, Result},
     train::{About, Classifier, Normalizer, comparable_crop, evaluate},
@@ -128,7 +129,8 @@ fn evaluate_by(
 
 /// The pictures, labelled by the network's classes.
 fn pictures(args: &Args, classifier: &Classifier) -> Result<SharedSource> {
-    let location = args.data.clone().map_or(Location::Embedded, Location::Path);
+    let location = DataConfig { path: args.data.clone(), ..DataConfig::default() }.location()?;
+    let location = location.unwrap_or(Location::Embedded);
     let source = data::open(&location, Split::Val)?;
     let source = match &classifier.about.classes {
         Some(classes) => data::with_classes(source, classes, &args.data.clone().unwrap_or_default())?,

@@ -11,6 +11,7 @@ mod launch;
 mod pictures;
 mod plan;
 mod predict;
+mod prepare;
 mod report;
 mod run_folder;
 mod train;
@@ -41,6 +42,7 @@ Examples:
   sprint train --out runs/mine --resume             go on after a stop or a crash
   sprint launch --nproc 2 -- train                  two processes, which average their gradients
   sprint plan --preset imagenet18-16 --cluster h100-400g
+  sprint prepare --data photos/ --out ready/ --shards
   sprint bench data --data photos/ --preset photos  how fast pictures become batches, and whether that will do
   sprint eval --checkpoint runs/mine --data photos/
   sprint predict --checkpoint runs/mine cat.jpg dog.png
@@ -53,6 +55,7 @@ enum Command {
     Launch(launch::Args),
     Dist(dist::Args),
     Plan(plan::Args),
+    Prepare(prepare::Args),
     Bench(bench::Args),
     Eval(eval::Args),
     Predict(predict::Args),
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Launch(args) => launch::launch(args),
         Command::Dist(args) => dist::dist(args),
         Command::Plan(args) => plan::plan(&args),
+        Command::Prepare(args) => prepare::prepare(args),
         Command::Bench(args) => bench::bench(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Predict(args) => predict::predict(&args),

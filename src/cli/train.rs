@@ -16,7 +16,7 @@ use crate::{
         ClusterConfig, DataFacts, Plan, Sources, TrainConfig, beside_plan, scale_epochs,
         set_global_batch_size,
     },
-    data::{Copies, Location, Pair},
+    data::{Address, Copies, Location, Pair},
     error::{Error, Result},
     record::{DawnInfo, EndReason, ProgressMode, RunInfo},
     train::{CONFIG, Job, Outcome, Stop, cost_per_hour, num_machines, run},
@@ -40,8 +40,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Pictures: a folder with a folder for each class (or with train/ and val/), a tar of such, MNIST's IDX files,
-    /// CIFAR's binary files
-    #[arg(long, value_name = "PATH")]
+    /// CIFAR's binary files, shards; or where shards lie: s3://, gs://, az://, http://, https://
+    #[arg(long, value_name = "PATH|URL")]
     data: Option<PathBuf>,
     /// flex (CPU), ndarray, cuda, cuda:N, wgpu, vulkan
     #[arg(long, value_name = "DEVICE")]
@@ -246,8 +246,8 @@ fn resumed(args: &Args, world_size: WorldSize, path: PathBuf) -> Result<TrainCon
 }
 
 pub(super) fn open_pictures(config: &TrainConfig) -> Result<Copies> {
-    let location = match (&config.data.path, config.data.planned_images) {
-        (Some(path), _) => Location::Path(path.clone()),
+    let location = match (config.data.location()?, config.data.planned_images) {
+        (Some(location), _) => location,
         (None, None) => Location::Embedded,
         (None, Some(images)) => {
             return Err(Error::usage(format!(
@@ -273,7 +273,11 @@ fn check_folder(out: &Path, resume: bool) -> Result<()> {
 
 /// Paths that mean the same wherever the configuration is used from.
 fn make_absolute(config: &mut TrainConfig) -> Result<()> {
-    for path in [&mut config.data.path, &mut config.model.pretrained].into_iter().flatten() {
+    let TrainConfig { data, model, .. } = config;
+    for path in [&mut data.path, &mut data.store.cache_dir, &mut model.pretrained].into_iter().flatten() {
+        if path.to_str().is_some_and(Address::is_meant) {
+            continue;
+        }
         *path = std::path::absolute(&*path).map_err(Error::io("find", path))?;
     }
     Ok(())

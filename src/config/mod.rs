@@ -7,12 +7,14 @@ mod cluster;
 mod keys;
 mod layers;
 mod plan;
+mod store;
 mod train;
 
 pub(crate) use adapt::{beside_plan, scale_epochs, set_global_batch_size};
 pub use cluster::ClusterConfig;
 pub use layers::Sources;
 pub use plan::{DataFacts, Normalization, Plan, Target};
+pub use store::StoreConfig;
 pub use train::{
     CheckpointConfig, DataConfig, DistributedConfig, Ema, Loss, LossScale, ModelConfig, OptimizerConfig,
     OptimizerRule, Precision, Rehearse, TrainConfig,

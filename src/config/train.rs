@@ -6,9 +6,9 @@ use burn_dist::{BucketConfig, DataParallelConfig, NonFinite};
 use burn_resnet::{Depth, Stem};
 use serde::{Deserialize, Serialize};
 
-use super::ClusterConfig;
+use super::{ClusterConfig, StoreConfig};
 use crate::{
-    data::{OnBadFile, Tail},
+    data::{OnBadFile, Shuffle, Tail},
     error::{Error, Result},
     recipe::Phase,
 };
@@ -158,7 +158,7 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// A folder, a tar or IDX/CIFAR files; the embedded Fashion-MNIST subset if absent.
+    /// A folder, a tar, IDX/CIFAR files or the address of shards in a store; the embedded Fashion-MNIST subset if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// The share of every class that is held out for validation where the data has no split of its own.
@@ -172,6 +172,9 @@ pub struct DataConfig {
     /// What becomes of the images left over at the end of an epoch: `drop` leaves them out, `short` makes a smaller
     /// batch of them.
     pub tail: Tail,
+    /// How an epoch's order is drawn: `full`, or quasi-random, by `{ window = 64 }`: so many blocks (shards, or 64
+    /// pictures that lie together) are mixed at a time.
+    pub shuffle: Shuffle,
     /// Threads that decode; one a core if 0.
     pub num_workers: usize,
     /// Batches that are kept ready.
@@ -187,6 +190,9 @@ pub struct DataConfig {
     /// Whether mean, standard deviation and images are rounded to half precision, as in the run of 2018: in training, in
     /// validation, and by whoever uses the network that is saved.
     pub half_normalization: bool,
+    /// How pictures in a store are read.
+    #[serde(skip_serializing_if = "StoreConfig::is_default")]
+    pub store: StoreConfig,
 }
 
 impl Default for DataConfig {
@@ -197,12 +203,14 @@ impl Default for DataConfig {
             planned_images: None,
             planned_classes: None,
             tail: Tail::Drop,
+            shuffle: Shuffle::Full,
             num_workers: 0,
             batches_ahead: 3,
             on_bad_file: OnBadFile::Fail,
             mean: None,
             std: None,
             half_normalization: false,
+            store: StoreConfig::default(),
         }
     }
 }

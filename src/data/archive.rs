@@ -3,9 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
+    fs::{self, File},
     hash::{Hash, Hasher},
-    io::{self, BufReader},
+    io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Component, Path, PathBuf},
 };
 
@@ -20,13 +20,16 @@ use super::{
 /// The most files an archive may have: an index entry takes some 100 bytes.
 const MAX_FILES: u64 = 100_000_000;
 
+/// The most bytes that extend a header: a long name, or POSIX attributes.
+const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+
 /// Where a file's bytes are in the archive.
 #[derive(Debug, Clone)]
-struct Place {
+pub(super) struct Place {
     /// The path in the archive, `/` between names.
-    path: String,
-    offset: u64,
-    num_bytes: u64,
+    pub(super) path: String,
+    pub(super) offset: u64,
+    pub(super) num_bytes: u64,
 }
 
 /// An archive's table of contents: regular files and folders. Links are left out.
@@ -40,11 +43,19 @@ pub(crate) struct Index {
 impl Index {
     /// Reads the headers of a tar, skipping over the contents.
     pub(crate) fn read(path: &Path) -> Result<Self, DataError> {
+        let num_bytes =
+            fs::metadata(path).map_err(|source| DataError::Unreadable { path: path.into(), source })?.len();
+        Self::read_part(path, 0, num_bytes)
+    }
+
+    /// As [`read`](Self::read), of a tar that is a part of a file; its contents' offsets are from the file's start.
+    pub(super) fn read_part(path: &Path, start: u64, num_bytes: u64) -> Result<Self, DataError> {
         let unreadable = |source: io::Error| DataError::Unreadable { path: path.into(), source };
         let refused = |reason: String| DataError::Tar { path: path.into(), reason };
-        let file = File::open(path).map_err(unreadable)?;
-        let file_bytes = file.metadata().map_err(unreadable)?.len();
-        let mut archive = tar::Archive::new(BufReader::new(file));
+        let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
+        file.seek(SeekFrom::Start(start)).map_err(unreadable)?;
+        let file_bytes = start.saturating_add(num_bytes);
+        let mut archive = tar::Archive::new(HeadersOnly { inner: file.take(num_bytes), since_seek_bytes: 0 });
         let mut files: Vec<Place> = Vec::new();
         let mut folders = BTreeSet::new();
         let after = |files: &[Place]| match files.last() {
@@ -62,7 +73,7 @@ impl Index {
             if kind.is_dir() {
                 add_folders(&mut folders, &name, true);
             } else if kind.is_file() || kind.is_contiguous() {
-                let (offset, num_bytes) = (entry.raw_file_position(), entry.size());
+                let (offset, num_bytes) = (start + entry.raw_file_position(), entry.size());
                 if offset.checked_add(num_bytes).is_none_or(|end| end > file_bytes) {
                     return Err(refused(format!("{name} ends after the archive does: it is truncated")));
                 }
@@ -85,9 +96,40 @@ impl Index {
         self.folders.iter().filter_map(|path| below(path)).collect()
     }
 
+    /// The regular files, in the archive's order.
+    pub(super) fn files(&self) -> &[Place] {
+        &self.files
+    }
+
     /// Whether there is a file of that name, in whatever folder.
     pub(crate) fn has_file(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.path.rsplit('/').next() == Some(name))
+    }
+}
+
+/// Refuses to be read far without a seek. The crate seeks before each header and over contents, but reads what extends a
+/// header into memory, as long as the archive says it is.
+struct HeadersOnly<R> {
+    inner: R,
+    since_seek_bytes: u64,
+}
+
+impl<R: Read> Read for HeadersOnly<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let num_bytes = self.inner.read(into)?;
+        self.since_seek_bytes += num_bytes as u64;
+        if self.since_seek_bytes > MAX_EXTENSION_BYTES {
+            let why = format!("a name or attributes of more than {MAX_EXTENSION_BYTES} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        Ok(num_bytes)
+    }
+}
+
+impl<R: Seek> Seek for HeadersOnly<R> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.since_seek_bytes = 0;
+        self.inner.seek(to)
     }
 }
 
@@ -150,6 +192,14 @@ impl Tar {
                 pictures.push((name.to_owned(), file.clone()));
             }
         }
+        Self::of_folders(path, folders)
+    }
+
+    /// Pictures in folders, which may be of any make: each comes with its path below the folder.
+    pub(super) fn of_folders(
+        path: &Path,
+        folders: BTreeMap<String, Vec<(String, Place)>>,
+    ) -> Result<Self, DataError> {
         let Classes { names, pictures, empty } = Classes::sort(folders);
         if !empty.is_empty() {
             return Err(DataError::EmptyClasses { path: path.into(), classes: empty });
@@ -229,13 +279,13 @@ impl Source for Tar {
 
 /// Reads at an offset without moving the file's position, which all threads share.
 #[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
 }
 
 /// Reads at an offset; Windows moves the file's position, but nothing here depends on it.
 #[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),

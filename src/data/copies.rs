@@ -5,10 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use super::{
+    address::Remote,
     error::DataError,
     open::{Location, Pair, open_pair},
     source::SharedSource,
@@ -75,14 +76,25 @@ impl Copies {
 fn open_copy(location: &Location, name: &str, main: &Pair, val_fraction: f64) -> Result<Pair, DataError> {
     let mut parts = Path::new(name).components();
     let leads_down = !name.is_empty() && parts.clone().all(|part| matches!(part, Component::Normal(_)));
-    let Location::Path(root) = location else {
-        return Err(refused(Path::new(name), "is a folder below the data, but no path to data was given"));
+    let below = match location {
+        Location::Embedded => {
+            return Err(refused(
+                Path::new(name),
+                "is a folder below the data, but no path to data was given",
+            ));
+        }
+        Location::Path(root) => Location::Path(root.join(name)),
+        Location::Remote(remote) => {
+            Location::Remote(Remote { address: remote.address.below(name), ..remote.clone() })
+        }
     };
-    let path = root.join(name);
+    let path = PathBuf::from(below.to_string());
     if !leads_down {
         return Err(refused(&path, "is not a folder below the data"));
     }
-    if !root.is_dir() {
+    if let Location::Path(root) = location
+        && !root.is_dir()
+    {
         let reason = format!("is a folder below the data, but {} is a file", root.display());
         return Err(refused(&path, reason));
     }
@@ -91,16 +103,16 @@ fn open_copy(location: &Location, name: &str, main: &Pair, val_fraction: f64) ->
         let reason = "lies among the class folders: divide the data into train/ and val/ beside it";
         return Err(refused(&path, reason));
     }
-    let copy = open_pair(&Location::Path(path.clone()), None, val_fraction)?;
+    let copy = open_pair(&below, None, val_fraction)?;
     if copy.train.class_names() != main.train.class_names() {
         let only_in = |a: &SharedSource, b: &SharedSource| {
             a.class_names().iter().find(|class| !b.class_names().contains(class)).cloned()
         };
         let reason = match only_in(&copy.train, &main.train) {
-            Some(class) => format!("has the class {class}, which {} lacks", root.display()),
+            Some(class) => format!("has the class {class}, which {location} lacks"),
             None => {
                 let class = only_in(&main.train, &copy.train).unwrap_or_default();
-                format!("lacks the class {class} of {}", root.display())
+                format!("lacks the class {class} of {location}")
             }
         };
         return Err(refused(&path, reason));
@@ -108,7 +120,7 @@ fn open_copy(location: &Location, name: &str, main: &Pair, val_fraction: f64) ->
     for (part, copy, main) in [("training", &copy.train, &main.train), ("validation", &copy.val, &main.val)] {
         let (got, expected) = (copy.num_images(), main.num_images());
         if got != expected {
-            let reason = format!("has {got} {part} pictures, {} has {expected}", root.display());
+            let reason = format!("has {got} {part} pictures, {location} has {expected}");
             return Err(refused(&path, format!("{reason}: a copy has every picture once")));
         }
     }

@@ -13,7 +13,7 @@
 use std::io::Cursor;
 
 use image::{
-    ColorType, ImageDecoder,
+    ColorType, ImageDecoder, Limits,
     codecs::{png::PngDecoder, webp::WebPDecoder},
 };
 
@@ -27,6 +27,9 @@ use super::{
 /// The most bytes a picture's file may have. ImageNet's largest has 15 MB.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
 
+/// The most bytes that a PNG's rows and its chunks beside the pixels, unpacked, may take.
+const MAX_PNG_EXTRA_BYTES: u64 = 16 << 20;
+
 /// Bytes of a file in which its headers are looked for first.
 const HEADERS_BYTES: u64 = 64 << 10;
 
@@ -38,7 +41,7 @@ const HEADERS_BYTES: u64 = 64 << 10;
 pub fn decode(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
     match Format::of(file)? {
         Format::Jpeg => jpeg::decode(file, into),
-        Format::Png => decode_with(PngDecoder::new(Cursor::new(file)).map_err(png)?, into, png),
+        Format::Png => decode_with(png_decoder(file)?, into, png),
         Format::WebP => decode_with(WebPDecoder::new(Cursor::new(file)).map_err(webp)?, into, webp),
     }
 }
@@ -87,7 +90,7 @@ impl Decoder {
 pub fn dimensions(file: &[u8]) -> Result<(usize, usize), SampleFault> {
     let (width, height) = match Format::of(file)? {
         Format::Jpeg => jpeg::dimensions(file)?,
-        Format::Png => PngDecoder::new(Cursor::new(file)).map_err(png)?.dimensions(),
+        Format::Png => png_decoder(file)?.dimensions(),
         Format::WebP => WebPDecoder::new(Cursor::new(file)).map_err(webp)?.dimensions(),
     };
     check_num_pixels(width.into(), height.into())?;
@@ -130,6 +133,13 @@ impl Format {
             }),
         }
     }
+}
+
+/// A decoder that has read the headers. Without a limit it would unpack a colour profile to a thousand times its bytes.
+fn png_decoder(file: &[u8]) -> Result<PngDecoder<Cursor<&[u8]>>, SampleFault> {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_PNG_EXTRA_BYTES);
+    PngDecoder::with_limits(Cursor::new(file), limits).map_err(png)
 }
 
 fn png(error: image::ImageError) -> SampleFault {

@@ -2,7 +2,7 @@
 //!
 //! A data set's error ends the run. A picture's error names the picture, and the loader's policy decides.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 use super::{open::Split, picture::MAX_PIXELS};
 
@@ -26,7 +26,7 @@ pub enum DataError {
     },
     /// A file of no kind that is known.
     #[error(
-        "data {path} is not recognised: expected a folder of class folders, a tar of one, a folder of IDX \
+        "data {path} is not recognised: expected a folder of class folders, a tar of one, shards, a folder of IDX \
          files, or CIFAR's binary version (folder, .tar, .tar.gz)"
     )]
     NotRecognised {
@@ -47,6 +47,20 @@ pub enum DataError {
         /// The archive.
         path: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// A store that cannot be asked: settings in the environment, its cache on disk.
+    #[error("store {0}")]
+    StoreSetting(String),
+    /// A store that does not give what the data set consists of.
+    #[error("{0}")]
+    Away(#[from] Away),
+    /// A shard, its index or the catalogue of shards that contradicts the format or the others.
+    #[error("{path} {reason}")]
+    Shard {
+        /// The file.
+        path: String,
+        /// What is wrong, as the end of the sentence.
         reason: String,
     },
     /// Nothing in it.
@@ -163,6 +177,37 @@ pub enum DataError {
     },
 }
 
+impl DataError {
+    /// Whether a store, and no picture in it, is to blame: it may be back later.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Sample(SampleError { fault: SampleFault::Away(_), .. }))
+    }
+}
+
+/// An object that a store does not give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Away {
+    /// Its address.
+    pub object: String,
+    /// What came instead the last time.
+    pub what: String,
+    /// For how long it was tried; `None` where trying is of no use.
+    pub waited: Option<Duration>,
+}
+
+impl std::error::Error for Away {}
+
+impl fmt::Display for Away {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { object, what, waited } = self;
+        write!(f, "the store does not give {object}: {what}")?;
+        match waited {
+            Some(waited) => write!(f, "; tried for {:.1} s", waited.as_secs_f64()),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What is wrong with an IDX file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -272,6 +317,9 @@ pub enum SampleFault {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
+    /// The store that it lies in does not give it.
+    #[error(transparent)]
+    Away(#[from] Away),
     /// A folder, pipe or device.
     #[error("is not a regular file")]
     NotAFile,
@@ -285,6 +333,16 @@ pub enum SampleFault {
         got_bytes: u64,
         /// The limit.
         limit_bytes: u64,
+    },
+    /// The bytes in a shard are not those that were written.
+    #[error(
+        "is damaged: its CRC-32C is {got:08x}, the index says {expected:08x}: copy the shard anew, or prepare it again"
+    )]
+    Checksum {
+        /// In the index.
+        expected: u32,
+        /// Of what was read.
+        got: u32,
     },
     /// The content is of no known picture format.
     #[error("is not a picture: expected a JPEG, PNG or WebP file by its content, whatever its name")]

@@ -14,8 +14,8 @@ use super::open::Split;
 pub const EXTENSIONS: [&str; 9] = [".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"];
 
 /// What folders with the parts of a divided data set are called, the likeliest first.
-const TRAIN_NAMES: [&str; 2] = ["train", "training"];
-const VAL_NAMES: [&str; 5] = ["val", "valid", "validation", "test", "testing"];
+pub(crate) const TRAIN_NAMES: [&str; 2] = ["train", "training"];
+pub(crate) const VAL_NAMES: [&str; 5] = ["val", "valid", "validation", "test", "testing"];
 
 /// Whether a file of that name is a picture.
 pub(crate) fn is_picture(name: &str) -> bool {

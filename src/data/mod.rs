@@ -1,12 +1,12 @@
 //! Pictures on disk to batches of bytes: sources, decoding, augmentation, sampling, loading.
 //!
-//! Everything here is host memory and `u8`: a [`loader::Batch`] is what goes to the device, which normalises it
+//! Everything here is host memory and `u8`: a [`Batch`] is what goes to the device, which normalises it
 //! there. No tensor is made in this module and no backend is named.
 //!
 //! ```text
-//! open -> Source (folder, tar, IDX, CIFAR, embedded) -> decode -> Picture
+//! open -> Source (folder, tar, shards here or in a store, IDX, CIFAR, embedded) -> decode -> Picture
 //!                                                                   |
-//! sampler (which pictures, in which order) -> loader -> Transform -> Batch
+//! shuffle, sampler (which pictures, in which order) -> loader -> Transform -> Batch
 //! ```
 //!
 //! ```
@@ -27,49 +27,65 @@
 //! sample index). Neither knows how many threads or ranks there are, so batch k is the same for any number of
 //! threads, and the global batch k the same set of augmented pictures for any number of ranks.
 
+mod address;
 mod archive;
+mod batch;
 mod batches;
+pub mod blocks;
+pub mod check;
 mod cifar;
 mod copies;
-mod cores;
+pub(crate) mod cores;
 pub mod crop;
 pub mod decode;
 mod embedded;
 pub mod error;
 mod folder;
 mod idx;
+mod imagenet;
 mod jpeg;
 mod layout;
+mod leg;
 pub mod loader;
+mod matfile;
 mod memory;
 pub mod open;
 mod pass;
 pub mod picture;
 pub mod random;
 pub mod rect;
+#[cfg(feature = "remote")]
+mod remote;
 pub mod resize;
 pub mod sampler;
+pub(crate) mod shard;
+pub mod shuffle;
 pub mod sizes;
 mod slot;
 pub mod source;
 mod speed;
+mod tickets;
 pub mod transform;
 #[cfg(feature = "turbojpeg")]
 mod turbo;
 mod view;
 mod worker;
 
+pub use address::{Address, Remote};
+pub use batch::Batch;
+pub use blocks::Blocks;
 pub use copies::Copies;
 pub use crop::CropRule;
-pub use error::{DataError, SampleError, SampleFault};
+pub use error::{Away, DataError, SampleError, SampleFault};
 pub use folder::read_file;
 pub use layout::EXTENSIONS;
-pub use loader::{Batch, Loader};
-pub use open::{Location, Pair, Split, open, open_pair};
+pub use loader::Loader;
+pub use open::{Location, Pair, Split, open, open_pair, open_parts};
 pub use pass::{LoaderConfig, OnBadFile, Pass};
 pub use picture::{Channels, Picture};
 pub use rect::{PictureSize, Rectangles};
 pub use sampler::Tail;
+pub use shuffle::Shuffle;
 pub use source::{SharedSource, Source};
 pub use speed::InputSpeed;
 pub use transform::Transform;

@@ -9,13 +9,16 @@ use std::{
 };
 
 use super::{
+    address::Remote,
     archive::{Index, Tar},
     cifar::CifarFiles,
     embedded,
     error::DataError,
     folder::{self, Folder},
     idx::IdxFiles,
+    imagenet::ImageNet,
     layout::Roots,
+    shard::{Catalog, disk, foreign, foreign::Tars},
     source::SharedSource,
     view::{hold_out, with_classes},
 };
@@ -45,6 +48,8 @@ pub enum Location {
     Embedded,
     /// A file or a folder.
     Path(PathBuf),
+    /// A folder of shards in an object store or behind HTTP.
+    Remote(Remote),
 }
 
 impl fmt::Display for Location {
@@ -52,6 +57,7 @@ impl fmt::Display for Location {
         match self {
             Self::Embedded => f.write_str("embedded Fashion-MNIST"),
             Self::Path(path) => path.display().fmt(f),
+            Self::Remote(remote) => remote.address.fmt(f),
         }
     }
 }
@@ -68,7 +74,8 @@ pub struct Pair {
 /// Opens the `split` part of a data set, or all of it if it is not divided.
 ///
 /// It may be a folder of class folders as torchvision lays it out; a folder with such folders called train and val
-/// (or test); a tar of either; a folder of MNIST's IDX files, gzip or not; CIFAR-10's or CIFAR-100's binary version
+/// (or test); a tar of either; a folder of shards, prepared here or WebDataset tars of others; a folder of
+/// ImageNet's own archives; a folder of MNIST's IDX files, gzip or not; CIFAR-10's or CIFAR-100's binary version
 /// as a folder, tar or tar.gz. Content decides, not the name.
 ///
 /// # Errors
@@ -113,11 +120,27 @@ pub fn open_pair(location: &Location, val: Option<&Location>, val_fraction: f64)
     Ok(Pair { train, val })
 }
 
+/// Opens all parts of a data set: training and validation data with the same classes, or the one part (`None`) of a
+/// data set that is not divided.
+///
+/// # Errors
+///
+/// As [`open`], and [`DataError::UnknownClasses`].
+pub fn open_parts(location: &Location) -> Result<Vec<(Option<Split>, SharedSource)>, DataError> {
+    let found = Found::at(location)?;
+    let first = found.load(Split::Train)?;
+    if !found.is_divided() {
+        return Ok(vec![(None, first)]);
+    }
+    let val = with_classes(found.load(Split::Val)?, first.class_names(), &location.path())?;
+    Ok(vec![(Some(Split::Train), first), (Some(Split::Val), val)])
+}
+
 impl Location {
     fn path(&self) -> PathBuf {
         match self {
-            Self::Embedded => PathBuf::from(self.to_string()),
             Self::Path(path) => path.clone(),
+            Self::Embedded | Self::Remote(_) => PathBuf::from(self.to_string()),
         }
     }
 }
@@ -126,16 +149,38 @@ impl Location {
 #[derive(Debug)]
 enum Found {
     Embedded,
-    Folder { path: PathBuf, roots: Roots },
-    Tar { index: Index, roots: Roots },
-    Idx { train: Option<IdxFiles>, val: Option<IdxFiles>, path: PathBuf },
+    Folder {
+        path: PathBuf,
+        roots: Roots,
+    },
+    Tar {
+        index: Index,
+        roots: Roots,
+    },
+    Shards {
+        path: PathBuf,
+        catalog: Catalog,
+    },
+    ForeignShards(Tars),
+    ImageNet(ImageNet),
+    #[cfg(feature = "remote")]
+    Remote(super::remote::Folder),
+    Idx {
+        train: Option<IdxFiles>,
+        val: Option<IdxFiles>,
+        path: PathBuf,
+    },
     Cifar(CifarFiles),
 }
 
 impl Found {
     /// Looks at what is there, and reads no picture.
     fn at(location: &Location) -> Result<Self, DataError> {
-        let Location::Path(path) = location else { return Ok(Self::Embedded) };
+        let path = match location {
+            Location::Embedded => return Ok(Self::Embedded),
+            Location::Remote(remote) => return Self::in_store(remote),
+            Location::Path(path) => path,
+        };
         let unreadable = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => DataError::NotFound { path: path.clone() },
             _ => DataError::Unreadable { path: path.clone(), source },
@@ -157,13 +202,35 @@ impl Found {
         }
     }
 
+    #[cfg(feature = "remote")]
+    fn in_store(remote: &Remote) -> Result<Self, DataError> {
+        super::remote::Folder::open(remote).map(Self::Remote)
+    }
+
+    #[cfg(not(feature = "remote"))]
+    fn in_store(remote: &Remote) -> Result<Self, DataError> {
+        let address = &remote.address;
+        Err(DataError::StoreSetting(format!(
+            "{address}: this build has no stores: build it with --features remote"
+        )))
+    }
+
     fn in_folder(path: &Path) -> Result<Self, DataError> {
+        if let Some(catalog) = disk::catalog(path)? {
+            return Ok(Self::Shards { path: path.into(), catalog });
+        }
         let (train, val) = (IdxFiles::find(path, Split::Train), IdxFiles::find(path, Split::Val));
         if train.is_some() || val.is_some() {
             return Ok(Self::Idx { train, val, path: path.into() });
         }
         if let Some(files) = CifarFiles::find_in_folder(path) {
             return Ok(Self::Cifar(files));
+        }
+        if let Some(archives) = ImageNet::find(path)? {
+            return Ok(Self::ImageNet(archives));
+        }
+        if let Some(tars) = Tars::find(path) {
+            return Ok(Self::ForeignShards(tars));
         }
         let roots = Roots::find(|folder| folder::subfolders(&below(path, folder)))?;
         Ok(Self::Folder { path: path.into(), roots })
@@ -174,6 +241,9 @@ impl Found {
         if let Some(files) = CifarFiles::find_in_tar(path, |name| index.has_file(name)) {
             return Ok(Self::Cifar(files));
         }
+        if foreign::is_shard(&index) {
+            return Ok(Self::ForeignShards(Tars::Whole(vec![path.into()])));
+        }
         let roots = Roots::find(|folder| Ok::<_, DataError>(index.subfolders(folder)))?;
         Ok(Self::Tar { index, roots })
     }
@@ -181,8 +251,12 @@ impl Found {
     /// Whether it has a part for training and one for validation.
     fn is_divided(&self) -> bool {
         match self {
-            Self::Embedded | Self::Cifar(_) => true,
+            Self::Embedded | Self::Cifar(_) | Self::ImageNet(_) => true,
             Self::Folder { roots, .. } | Self::Tar { roots, .. } => matches!(roots, Roots::Divided { .. }),
+            Self::Shards { catalog, .. } => catalog.is_divided(),
+            Self::ForeignShards(tars) => tars.is_divided(),
+            #[cfg(feature = "remote")]
+            Self::Remote(folder) => folder.is_divided(),
             Self::Idx { val, .. } => val.is_some(),
         }
     }
@@ -192,6 +266,11 @@ impl Found {
             Self::Embedded => Arc::new(embedded::load(split)?),
             Self::Folder { path, roots } => Arc::new(Folder::open(&below(path, roots.part(split)))?),
             Self::Tar { index, roots } => Arc::new(Tar::open(index, roots.part(split))?),
+            Self::Shards { path, catalog } => Arc::new(disk::open(path, catalog, split)?),
+            Self::ImageNet(archives) => Arc::new(archives.load(split)?),
+            Self::ForeignShards(tars) => Arc::new(foreign::open(tars.part(split))?),
+            #[cfg(feature = "remote")]
+            Self::Remote(folder) => Arc::new(folder.load(split)?),
             Self::Idx { train, val, path } => {
                 let files = if split == Split::Train { train } else { val };
                 let files =

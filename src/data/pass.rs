@@ -7,6 +7,7 @@ use super::{
     error::DataError,
     picture::Channels,
     sampler::Tail,
+    shuffle::Shuffle,
     transform::{MAX_SIZE, Transform},
 };
 
@@ -50,6 +51,8 @@ pub struct LoaderConfig {
     pub rank: Rank,
     /// Training or evaluation.
     pub pass: Pass,
+    /// How a training pass draws its order.
+    pub shuffle: Shuffle,
     /// The batch to begin with; the batches before it are not made. For resuming within an epoch.
     pub start_batch: usize,
     /// The threads; 0 stands for one a processor that this process may use.
@@ -61,7 +64,7 @@ pub struct LoaderConfig {
 }
 
 impl LoaderConfig {
-    /// A single rank's loader with one thread a processor, 3 batches ahead, that fails on a bad file.
+    /// A single rank's loader with one thread a processor, 3 batches ahead and a full shuffle, that fails on a bad file.
     pub fn new(transform: Transform, channels: Channels, batch_size: usize, pass: Pass) -> Self {
         Self {
             transform,
@@ -69,6 +72,7 @@ impl LoaderConfig {
             batch_size,
             rank: Rank::SINGLE,
             pass,
+            shuffle: Shuffle::Full,
             start_batch: 0,
             num_workers: 0,
             batches_ahead: 3,

@@ -6,9 +6,9 @@
 //! # The key
 //!
 //! 32 bytes: 8 bytes naming the purpose, then the seed, the epoch and the sample index, each a little-endian
-//! `u64`. The order of an epoch is one stream (`"order\0\0\0"`, index 0), each sample's augmentation another
-//! (`"augment\0"`). How a rank mixes a batch is a third, whose purpose is `"mix\0"` and the rank as a little-endian
-//! `u32`, and whose index is the batch's.
+//! `u64`. The order of an epoch is one stream (`"order\0\0\0"`, index 0), that of its blocks another (`"blocks\0\0"`,
+//! index 0), each sample's augmentation a third (`"augment\0"`). How a rank mixes a batch is a fourth, whose purpose is
+//! `"mix\0"` and the rank as a little-endian `u32`, and whose index is the batch's.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -23,6 +23,11 @@ impl Stream {
     /// The stream that orders an epoch.
     pub fn of_order(seed: u64, epoch: u64) -> Self {
         Self::new(*b"order\0\0\0", seed, epoch, 0)
+    }
+
+    /// The stream that orders an epoch's blocks.
+    pub fn of_blocks(seed: u64, epoch: u64) -> Self {
+        Self::new(*b"blocks\0\0", seed, epoch, 0)
     }
 
     /// The stream that augments a sample in an epoch.
@@ -103,6 +108,7 @@ mod tests {
         let mut first = [
             Stream::of_order(1, 2),
             Stream::of_order(2, 1),
+            Stream::of_blocks(1, 2),
             Stream::of_sample(1, 2, 0),
             Stream::of_sample(1, 2, 1),
             Stream::of_sample(1, 3, 0),

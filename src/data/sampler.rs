@@ -1,6 +1,6 @@
-//! Which samples are in which batch of which rank. Pure functions; no picture is touched.
+//! Which places of an epoch's order are in which batch of which rank. Pure functions; no picture is touched.
 //!
-//! The order of an epoch is made over the whole set and cut into global batches first; the ranks share each
+//! The order of an epoch ([`super::shuffle`]) is made over the whole set and cut into global batches first; the ranks share each
 //! global batch out second. So batch `k` over all ranks is the same set of samples for any number of ranks.
 //! PyTorch's `DistributedSampler` deals samples to ranks first, and so changes every batch with the world size.
 
@@ -8,8 +8,6 @@ use std::ops::Range;
 
 use burn_dist::rank::Rank;
 use serde::{Deserialize, Serialize};
-
-use super::random::Stream;
 
 /// What becomes of the samples left over when an epoch is cut into whole global batches, in training.
 ///
@@ -33,19 +31,6 @@ pub enum Coverage {
     Train(Tail),
     /// Every sample exactly once over all ranks; a rank may have one batch less than another, or a shorter one.
     Once,
-}
-
-/// An epoch's order: a permutation of the sample indices, a function of (seed, epoch) and of their number.
-///
-/// Fisher-Yates from the end (Durstenfeld 1964) on [`Stream::of_order`].
-pub fn order(num_images: u32, seed: u64, epoch: u64) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..num_images).collect();
-    let mut stream = Stream::of_order(seed, epoch);
-    for last in (1..order.len()).rev() {
-        let chosen = stream.below(last as u64 + 1) as usize;
-        order.swap(last, chosen);
-    }
-    order
 }
 
 /// An epoch cut into batches, as one rank sees it.
@@ -140,37 +125,6 @@ mod tests {
     /// Numbers of images around multiples of everything, small batches, up to 5 ranks.
     fn cases() -> impl Iterator<Item = (usize, usize, u32)> {
         (1..40).flat_map(|n| (1..8).flat_map(move |b| (1..6).map(move |w| (n, b, w))))
-    }
-
-    #[test]
-    fn an_order_is_a_permutation_and_a_function_of_seed_and_epoch() {
-        for n in [1, 2, 3, 100, 1000] {
-            let mut sorted = order(n, 7, 3);
-            assert_eq!(sorted, order(n, 7, 3));
-            sorted.sort_unstable();
-            assert_eq!(sorted, (0..n).collect::<Vec<_>>());
-        }
-        assert_ne!(order(1000, 7, 3), order(1000, 7, 4));
-        assert_ne!(order(1000, 7, 3), order(1000, 8, 3));
-    }
-
-    /// A run that another release resumes must go on in the same order. The numbers are those of a ChaCha8 and a
-    /// shuffle written anew in Python from the module documentation.
-    #[test]
-    fn the_order_never_changes() {
-        assert_eq!(order(10, 0, 0), [7, 8, 6, 4, 1, 9, 0, 3, 2, 5]);
-    }
-
-    /// Each of the 24 orders of 4 comes up as often as the others: chi-squared below its 0.1 % point, 49.7.
-    #[test]
-    fn orders_are_uniform() {
-        let mut counts = std::collections::BTreeMap::new();
-        for epoch in 0..24_000 {
-            *counts.entry(order(4, 1, epoch)).or_insert(0u32) += 1;
-        }
-        assert_eq!(counts.len(), 24);
-        let chi_squared: f64 = counts.values().map(|&n| (f64::from(n) - 1000.0).powi(2) / 1000.0).sum();
-        assert!(chi_squared < 49.7, "{chi_squared}");
     }
 
     #[test]

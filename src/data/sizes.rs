@@ -169,7 +169,7 @@ fn load(path: &Path, hash: u64, num_images: usize) -> Option<Vec<PictureSize>> {
 }
 
 /// Writes the file beside its place and moves it there.
-fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(folder)?;
     let mut builder = tempfile::Builder::new();

@@ -43,6 +43,11 @@ impl Slot {
         }
     }
 
+    /// Whether every sample is in its place.
+    pub(super) fn is_whole(&self) -> bool {
+        lock(&self.filling).num_left == 0
+    }
+
     /// Puts a run of samples in their places. Returns whether the batch is whole.
     pub(super) fn fill(
         &self,

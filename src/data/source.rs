@@ -3,6 +3,7 @@
 use std::{fmt::Debug, hash::Hasher, path::Path, sync::Arc};
 
 use super::{
+    blocks::Blocks,
     error::SampleError,
     picture::{Channels, Picture},
 };
@@ -57,7 +58,20 @@ pub trait Source: Send + Sync + Debug {
         Ok((picture.width(), picture.height()))
     }
 
-    /// The folder or archive that the pictures lie in; `None` if they are in memory.
+    /// The ranges of pictures that are cheapest read together, for [`Shuffle::QuasiRandom`](super::Shuffle). Alike on
+    /// all ranks, or they would not have the same order.
+    fn blocks(&self) -> Blocks {
+        Blocks::even(self.num_images())
+    }
+
+    /// Hears of the blocks of a pass in a quasi-random order, each once, in that order, a window of them at a time and
+    /// about a window before they are read from; the next pass' first while this one is at its last. A source that
+    /// fetches ahead begins to; it must not wait here.
+    fn read_ahead(&self, blocks: &[u32]) {
+        let _ = blocks;
+    }
+
+    /// The folder or archive that the pictures lie in; `None` where their sizes are at hand anyway.
     fn home(&self) -> Option<&Path> {
         None
     }

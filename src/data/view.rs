@@ -1,8 +1,13 @@
 //! A part of a source, or a source seen with other labels.
 
-use std::{hash::Hasher, path::Path, sync::Arc};
+use std::{
+    hash::Hasher,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use super::{
+    blocks::Blocks,
     error::{DataError, SampleError},
     picture::{Channels, Picture},
     source::{SharedSource, Source},
@@ -17,6 +22,22 @@ struct View {
     /// Label there to label here.
     labels: Vec<u32>,
     class_names: Vec<String>,
+    /// The source's, as far as they are seen here.
+    blocks: OnceLock<Blocks>,
+}
+
+impl View {
+    fn new(source: SharedSource, indices: Vec<u32>, labels: Vec<u32>, class_names: Vec<String>) -> Self {
+        Self { source, indices, labels, class_names, blocks: OnceLock::new() }
+    }
+
+    fn own_blocks(&self) -> &Blocks {
+        self.blocks.get_or_init(|| {
+            let blocks = self.source.blocks();
+            let together = self.indices.chunk_by(|&a, &b| blocks.block_of(a) == blocks.block_of(b));
+            Blocks::of_lengths(together.map(|indices| indices.len() as u32))
+        })
+    }
 }
 
 impl Source for View {
@@ -52,6 +73,17 @@ impl Source for View {
         self.source.dimensions(self.indices[index] as usize)
     }
 
+    fn blocks(&self) -> Blocks {
+        self.own_blocks().clone()
+    }
+
+    fn read_ahead(&self, blocks: &[u32]) {
+        let there = self.source.blocks();
+        let first = |block: &u32| self.indices[self.own_blocks().range(*block as usize).start as usize];
+        let blocks: Vec<u32> = blocks.iter().map(|block| there.block_of(first(block)) as u32).collect();
+        self.source.read_ahead(&blocks);
+    }
+
     fn home(&self) -> Option<&Path> {
         self.source.home()
     }
@@ -80,7 +112,7 @@ pub(crate) fn hold_out(source: SharedSource, fraction: f64) -> (SharedSource, Sh
     let view = |mut indices: Vec<u32>| {
         indices.sort_unstable();
         let (labels, class_names) = (labels.clone(), source.class_names().to_vec());
-        Arc::new(View { source: source.clone(), indices, labels, class_names }) as SharedSource
+        Arc::new(View::new(source.clone(), indices, labels, class_names)) as SharedSource
     };
     (view(train), view(val))
 }
@@ -96,7 +128,7 @@ pub fn first_of_each_class(source: SharedSource, n: usize) -> SharedSource {
     let indices = (0..source.num_images() as u32).filter(&mut is_among_first).collect();
     let labels = (0..source.class_names().len() as u32).collect();
     let class_names = source.class_names().to_vec();
-    Arc::new(View { source, indices, labels, class_names })
+    Arc::new(View::new(source, indices, labels, class_names))
 }
 
 /// The source's pictures from the first on, again and again, until there are `num_images`.
@@ -104,7 +136,7 @@ pub(crate) fn repeated(source: SharedSource, num_images: usize) -> SharedSource 
     let indices = (0..source.num_images() as u32).cycle().take(num_images).collect();
     let labels = (0..source.class_names().len() as u32).collect();
     let class_names = source.class_names().to_vec();
-    Arc::new(View { source, indices, labels, class_names })
+    Arc::new(View::new(source, indices, labels, class_names))
 }
 
 /// The same pictures, labelled by `class_names`: by name, not by place. `path` is what the source is called in the
@@ -130,5 +162,5 @@ pub fn with_classes(
     }
     let labels = source.class_names().iter().map(|name| places[name.as_str()]).collect();
     let indices = (0..source.num_images() as u32).collect();
-    Ok(Arc::new(View { source, indices, labels, class_names: class_names.to_vec() }))
+    Ok(Arc::new(View::new(source, indices, labels, class_names.to_vec())))
 }

@@ -71,14 +71,20 @@ impl Job {
         };
         match (self.config.on_bad_file, self.config.pass) {
             (OnBadFile::Fail, _) => Err(fault.into()),
+            // The picture may be good: to leave it out would make another run of this one.
+            _ if matches!(fault.fault, SampleFault::Away(_)) => Err(fault.into()),
             (OnBadFile::Skip, Pass::Evaluate) => Ok(Produced { index: None, skipped: Some(fault) }),
             (OnBadFile::Skip, Pass::Train { .. }) => {
                 let num_tried = self.source.num_images().min(MAX_BAD_IN_A_ROW);
-                let mut next = (1..num_tried).map(|step| self.index(position + step));
-                match next.find(|&index| self.write(index, transform, scratch, out).is_ok()) {
-                    Some(index) => Ok(Produced { index: Some(index), skipped: Some(fault) }),
-                    None => Err(DataError::NothingReadable { num_tried, first: fault }),
+                for step in 1..num_tried {
+                    let index = self.index(position + step);
+                    match self.write(index, transform, scratch, out) {
+                        Ok(()) => return Ok(Produced { index: Some(index), skipped: Some(fault) }),
+                        Err(other) if matches!(other.fault, SampleFault::Away(_)) => return Err(other.into()),
+                        Err(_) => {}
+                    }
                 }
+                Err(DataError::NothingReadable { num_tried, first: fault })
             }
         }
     }

@@ -133,7 +133,7 @@ impl Layout {
     fn panel_height(&self, panel: &Panel) -> i32 {
         match panel.y.name {
             "learning rate" => HEADER + 130,
-            "image size" => HEADER + 90,
+            "image size" | "data wait a step" => HEADER + 90,
             _ => self.panel_header + 250,
         }
     }

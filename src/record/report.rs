@@ -11,6 +11,7 @@ use super::dawn::{TARGET_TOP5, time_to_target};
 use super::log::read_rows;
 use super::metrics::{EndReason, EndRow, EpochRow, Row};
 use super::phases::{ExecutedPhase, Pace, executed_phases};
+use super::tables::Epoch;
 use super::text::{clock, count, escape_html, images_per_s};
 use super::{RecordError, tables, write_atomic};
 
@@ -68,7 +69,7 @@ fn page(folder: &Path, rows: &[Row]) -> Result<String, RecordError> {
 /// The rows of a run, sorted by kind.
 struct Run<'a> {
     rows: &'a [Row],
-    epochs: Vec<&'a EpochRow>,
+    epochs: Vec<Epoch<'a>>,
     end: Option<&'a EndRow>,
     cost_usd: Option<f64>,
     skipped_images: Option<u64>,
@@ -77,6 +78,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(rows: &'a [Row]) -> Self {
         let mut run = Self { rows, epochs: vec![], end: None, cost_usd: None, skipped_images: None };
+        let mut loss_scale = None;
         for row in rows {
             let skipped_images = match row {
                 Row::Step(row) => row.skipped_images,
@@ -87,9 +89,10 @@ impl<'a> Run<'a> {
             run.cost_usd = row.cost_usd().or(run.cost_usd);
             run.skipped_images = skipped_images.or(run.skipped_images);
             match row {
-                Row::Epoch(row) => run.epochs.push(row),
+                Row::Epoch(row) => run.epochs.push(Epoch { row, loss_scale }),
                 Row::End(row) => run.end = Some(row),
-                Row::Step(_) | Row::Phase(_) => {}
+                Row::Step(row) => loss_scale = row.loss_scale,
+                Row::Phase(_) => {}
             }
         }
         run
@@ -128,7 +131,8 @@ impl<'a> Run<'a> {
             ("Validation top-1", (|row| row.val_top1) as fn(&EpochRow) -> Option<f64>),
             ("Validation top-5", |row| row.val_top5),
         ] {
-            let evaluated = || self.epochs.iter().filter_map(|row| Some((row.at.epoch + 1, top_k(row)?)));
+            let evaluated =
+                || self.epochs.iter().filter_map(|epoch| Some((epoch.row.at.epoch + 1, top_k(epoch.row)?)));
             let best = evaluated().filter(|(_, value)| value.is_finite()).max_by(|a, b| a.1.total_cmp(&b.1));
             if let (Some((_, last)), Some((epoch, best))) = (evaluated().next_back(), best) {
                 card(name, format!("{last:.2} %"), format!("best {best:.2} % after epoch {epoch}"));

@@ -58,6 +58,7 @@ const VAL: (u8, u8, u8) = (222, 106, 32);
 const VAL_TOP5: (u8, u8, u8) = (30, 146, 98);
 const RATE: (u8, u8, u8) = (126, 87, 194);
 const SIZE: (u8, u8, u8) = (0, 137, 143);
+const WAIT: (u8, u8, u8) = (190, 64, 104);
 
 impl Curves {
     /// With about `num_marks` marks on the x axis.
@@ -113,12 +114,19 @@ impl Data<'_> {
             Some(Panel { y: axis(low, high), series })
         };
         let sizes: BTreeSet<u32> = self.sizes().map(|(_, size)| size).collect();
+        // Of steps alone: an epoch's sum is another thing.
+        let waits = self.rows.iter().filter_map(|row| match row {
+            Row::Step(row) => Some((row.at, row.data_wait_s?)),
+            _ => None,
+        });
+        let wait = self.series("data wait a step", WAIT, waits, false);
         let size = self.series("image size", SIZE, self.sizes().map(|(at, size)| (at, size.into())), false);
         [
             panel(loss, loss_axis),
             panel(accuracy, accuracy_axis),
             panel(rate, rate_axis),
             size.map(|size| Panel { y: size_axis(&sizes), series: vec![size] }),
+            panel(vec![wait], wait_axis),
         ]
         .into_iter()
         .flatten()
@@ -241,6 +249,11 @@ fn rate_axis(low: f64, high: f64) -> Axis {
     Axis::new("learning rate", low.min(0.0), high + margin, 4, |value, step| {
         if step < 1e-4 { learning_rate(value) } else { decimal(value, step) }
     })
+}
+
+fn wait_axis(_: f64, high: f64) -> Axis {
+    let label = |value, step| decimal(value, step) + " s";
+    Axis::new("data wait a step", 0.0, high + margin(0.0, high), 3, label)
 }
 
 /// A mark at each size that there was, unless they are too many to be told apart.

@@ -45,11 +45,18 @@ fn phase(phase: &ExecutedPhase) -> Line {
 }
 
 /// The epochs, number for number.
-pub(super) fn epochs(epochs: &[&EpochRow]) -> String {
-    table("Epochs", "", &epochs.iter().map(|row| epoch(row)).collect::<Vec<_>>())
+pub(super) fn epochs(epochs: &[Epoch<'_>]) -> String {
+    table("Epochs", "", &epochs.iter().map(epoch).collect::<Vec<_>>())
 }
 
-fn epoch(row: &EpochRow) -> Line {
+/// An epoch, and what only the rows of its steps tell.
+pub(super) struct Epoch<'a> {
+    pub(super) row: &'a EpochRow,
+    /// Of its last step.
+    pub(super) loss_scale: Option<f64>,
+}
+
+fn epoch(Epoch { row, loss_scale }: &Epoch<'_>) -> Line {
     let loss = |value: Option<f64>| value.map(|value| format!("{value:.4}"));
     let percent = |value: Option<f64>| value.map(|value| format!("{value:.2} %"));
     vec![
@@ -61,10 +68,15 @@ fn epoch(row: &EpochRow) -> Line {
         ("val loss", loss(row.val_loss)),
         ("val top-1", percent(row.val_top1)),
         ("val top-5", percent(row.val_top5)),
+        ("centre crop", row.val_center_size.map(|size| format!("{size} px"))),
+        ("centre top-1", percent(row.val_center_top1)),
+        ("centre top-5", percent(row.val_center_top5)),
         ("images/s", row.images_per_s.map(bare_speed)),
         ("evaluation", row.eval_s.map(duration)),
         ("waited for data", row.data_wait_s.map(duration)),
         ("waited for ranks", row.comm_wait_s.map(duration)),
+        ("loss scale", loss_scale.map(|scale| scale.to_string())),
+        ("steps skipped", row.skipped_steps.map(|steps| steps.to_string())),
         ("elapsed", Some(clock(row.at.elapsed_s))),
         ("cost", row.cost_usd.map(dollars)),
     ]

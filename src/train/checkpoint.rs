@@ -5,7 +5,8 @@
 //!                          trained.safetensors    the same before averaging, if the run averages them
 //!                          optimizer.safetensors  the optimizer's state by parameter name
 //!                          statistics.safetensors inside an epoch of several ranks: each one's running statistics
-//!                          state.json             counters, and length and CRC-32C of the others
+//!                          state.json             counters
+//!                          checksums.json         length and CRC-32C of the others
 //! RUN/checkpoints/latest                          the name of the newest one
 //! ```
 //!
@@ -22,7 +23,7 @@ use burn_resnet::{
     ResNet,
     weights::{self, HeadPolicy, NamedTensor, WeightsFile},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     classifier::{About, Classifier},
@@ -43,18 +44,19 @@ const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATISTICS: &str = "statistics.safetensors";
 const STATE: &str = "state.json";
+const CHECKSUMS: &str = "checksums.json";
 const LATEST: &str = "latest";
-/// A state file is a few hundred bytes.
+/// Neither file in JSON has more than some hundred bytes.
 const MAX_STATE_BYTES: u64 = 1 << 20;
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
+/// A checkpoint of which every byte is the one that was written.
+#[derive(Debug)]
+struct Whole {
     progress: Progress,
     files: Vec<FileSum>,
 }
 
-impl State {
+impl Whole {
     fn has(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.name == name)
     }
@@ -129,11 +131,10 @@ pub(super) fn save(
                 .map_err(|error| RecordError::io("write", &path, error))?;
             names.push(STATISTICS);
         }
-        let files = names.into_iter().map(|name| sum(dir, name)).collect::<Result<_>>()?;
-        let state = State { progress: progress.clone(), files };
-        let json = serde_json::to_vec_pretty(&state).map_err(Error::run)?;
-        let path = dir.join(STATE);
-        Ok(fs::write(&path, json).map_err(|error| RecordError::io("write", &path, error))?)
+        write_json(&dir.join(STATE), progress)?;
+        names.push(STATE);
+        let files: Vec<_> = names.into_iter().map(|name| sum(dir, name)).collect::<Result<_>>()?;
+        write_json(&dir.join(CHECKSUMS), &files)
     })
     .map_err(|error: Error| error)?;
     write_atomic(&root.join(LATEST), name.as_bytes())?;
@@ -172,8 +173,8 @@ pub(super) fn restore(
     let mut damaged = Vec::new();
     for (_, folder) in all(run)? {
         match verify(&folder) {
-            Ok(state) => {
-                let trained = if state.has(TRAINED) { TRAINED } else { MODEL };
+            Ok(whole) => {
+                let trained = if whole.has(TRAINED) { TRAINED } else { MODEL };
                 load(&folder.join(trained), model)?;
                 if let Some(average) = average {
                     load(&folder.join(MODEL), &mut average.model)?;
@@ -182,11 +183,11 @@ pub(super) fn restore(
                 let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
                 optimizer.restore(&bytes, model).map_err(of_another)?;
                 let path = folder.join(STATISTICS);
-                let statistics = match state.has(STATISTICS) {
+                let statistics = match whole.has(STATISTICS) {
                     true => statistics::from_bytes(&fs::read(&path).map_err(Error::io("read", &path))?)?,
                     false => Vec::new(),
                 };
-                return Ok(Some(Restored { progress: state.progress, statistics, damaged }));
+                return Ok(Some(Restored { progress: whole.progress, statistics, damaged }));
             }
             Err(why) => damaged.push(format!("{}: {why}", folder.display())),
         }
@@ -272,21 +273,15 @@ fn all(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Whether every byte is the one that was written.
-fn verify(folder: &Path) -> Result<State, String> {
-    let path = folder.join(STATE);
-    let length = fs::metadata(&path).map_err(|error| format!("{STATE}: {error}"))?.len();
-    if length > MAX_STATE_BYTES {
-        return Err(format!("{STATE} has {length} bytes, expected at most {MAX_STATE_BYTES}"));
-    }
-    let json = fs::read(&path).map_err(|error| format!("{STATE}: {error}"))?;
-    let state: State = serde_json::from_slice(&json).map_err(|error| format!("{STATE}: {error}"))?;
-    for expected in [MODEL, OPTIMIZER, TRAINED, STATISTICS] {
-        let Some(file) = state.files.iter().find(|file| file.name == expected) else {
+/// The checkpoint in `folder`, or in words what of it is not as it was written.
+fn verify(folder: &Path) -> Result<Whole, String> {
+    let files: Vec<FileSum> = read_json(folder, CHECKSUMS)?;
+    for expected in [MODEL, OPTIMIZER, STATE, TRAINED, STATISTICS] {
+        let Some(file) = files.iter().find(|file| file.name == expected) else {
             if [TRAINED, STATISTICS].contains(&expected) {
                 continue;
             }
-            return Err(format!("{STATE} does not mention {expected}"));
+            return Err(format!("{CHECKSUMS} does not mention {expected}"));
         };
         let got_bytes =
             fs::metadata(folder.join(expected)).map_err(|error| format!("{expected}: {error}"))?.len();
@@ -298,7 +293,25 @@ fn verify(folder: &Path) -> Result<State, String> {
             return Err(format!("{expected} has CRC-32C {:08x}, expected {:08x}", got.crc32c, file.crc32c));
         }
     }
-    Ok(state)
+    Ok(Whole { progress: read_json(folder, STATE)?, files })
+}
+
+fn read_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T, String> {
+    let read = || -> Result<Vec<u8>, String> {
+        let path = folder.join(name);
+        let length = fs::metadata(&path).map_err(|error| error.to_string())?.len();
+        if length > MAX_STATE_BYTES {
+            return Err(format!("{length} bytes, expected at most {MAX_STATE_BYTES}"));
+        }
+        fs::read(&path).map_err(|error| error.to_string())
+    };
+    let json = read().map_err(|why| format!("{name}: {why}"))?;
+    serde_json::from_slice(&json).map_err(|error| format!("{name}: {error}"))
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_vec_pretty(value).map_err(Error::run)?;
+    Ok(fs::write(path, json).map_err(|error| RecordError::io("write", path, error))?)
 }
 
 fn sum(folder: &Path, name: &str) -> Result<FileSum> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn_dist::DistError;
 
 use super::{
-    input::train_transform,
+    lost,
     mix::Mix,
     precision,
     progress::EpochTotals,
@@ -15,7 +15,7 @@ use super::{
     trail::{Launched, Trail},
 };
 use crate::{
-    data::{Loader, LoaderConfig, Pass, random::Stream},
+    data::random::Stream,
     error::{Error, Result},
     recipe::Position,
 };
@@ -31,21 +31,8 @@ pub(super) enum Pace {
 
 /// Trains from the session's step to the end of the epoch.
 pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -> Result<Pace> {
-    let phase = run.plan.schedule.phase(first.phase);
     let last_step =
         session.progress.step + run.plan.schedule.steps_per_epoch(first.phase) - first.step_in_epoch;
-    let mut loader = Loader::new(
-        run.data.get(phase.data.as_deref())?.train.clone(),
-        LoaderConfig {
-            start_batch: first.step_in_epoch as usize,
-            pass: Pass::Train {
-                seed: run.plan.config.seed,
-                epoch: first.epoch.into(),
-                tail: run.plan.config.data.tail,
-            },
-            ..run.loader_config(train_transform(phase), phase.batch_size)
-        },
-    )?;
     if first.step_in_epoch == 0 {
         session.progress.epoch = EpochTotals::default();
     }
@@ -54,11 +41,18 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
     let rule = precision::loss_scale(&run.plan.config);
     let mut trail = Trail::default();
     while session.progress.step < last_step {
-        let waiting = Instant::now();
-        let batch = loader.next().ok_or_else(|| Error::run("the loader ended before the epoch"))??;
-        let data_wait_s = waiting.elapsed().as_secs_f64();
         let at =
             session.next_position(&run.plan.schedule).ok_or_else(|| Error::run("the epoch has ended"))?;
+        let waiting = Instant::now();
+        let batch = session.feed.next(run, at);
+        let batch = match lost::together(run, batch) {
+            Err(error @ Error::Away { .. }) => {
+                trail.settle(run, session)?;
+                return Err(error);
+            }
+            other => other?,
+        };
+        let data_wait_s = waiting.elapsed().as_secs_f64();
         session.optimizer.set_momentum(at.momentum.unwrap_or(optimizer.momentum));
 
         let (images, classes) = session.normalizer.tensors(&batch);

@@ -4,6 +4,7 @@
 //! that it writes.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -29,8 +30,8 @@ use super::{
     validation::Validation,
 };
 use crate::{
-    config::Plan,
-    data::{Channels, Copies, LoaderConfig, Pair, Pass, Transform},
+    config::{Plan, StoreConfig},
+    data::{Channels, Copies, LoaderConfig, Pair, Pass, Shuffle, Transform},
     error::{Error, Result},
     record::{
         self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
@@ -118,7 +119,10 @@ pub fn run(job: Job<'_>) -> Result<Outcome> {
 
 fn carry_out(job: Job<'_>) -> Result<Outcome> {
     let (mut run, mut session) = begin(job)?;
-    let ended = epochs(&mut run, &mut session);
+    let ended = match epochs(&mut run, &mut session) {
+        Err(Error::Away { cause, .. }) => Err(session.saved_from(&mut run, cause)),
+        other => other,
+    };
     let (reason, message) = match &ended {
         Ok(reason) => (*reason, None),
         Err(error) => (EndReason::Failed, Some(error.to_string())),
@@ -265,11 +269,22 @@ fn in_words(plan: &Plan, data: &Copies) -> Result<String> {
     config.device.clear();
     config.data.path = None;
     config.data.num_workers = 0;
+    config.data.store = StoreConfig::default();
     config.model.pretrained = None;
     let toml = toml::to_string(&config).map_err(Error::run)?;
     let Pair { train, val } = data.main();
     let (num_train, num_val) = (train.num_images(), val.num_images());
-    Ok(format!("{num_train} training images\n{num_val} validation images\n{toml}"))
+    let mut words = format!("{num_train} training images\n{num_val} validation images\n");
+    if plan.config.data.shuffle != Shuffle::Full {
+        // The order follows from how pictures lie, which may differ where they are the same.
+        for phase in &plan.config.phase {
+            let blocks = data.get(phase.data.as_deref())?.train.blocks();
+            let mut hasher = DefaultHasher::new();
+            blocks.hash(&mut hasher);
+            words += &format!("{} blocks of training images, hash {:x}\n", blocks.count(), hasher.finish());
+        }
+    }
+    Ok(words + &toml)
 }
 
 /// What stays the same all through a run, and where its record goes.

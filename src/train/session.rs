@@ -10,7 +10,9 @@ use super::{
     checkpoint::{self, Contents},
     ema::Average,
     evaluate::{Accuracy, comparable_crop, tally},
+    feed::Feed,
     input::Normalizer,
+    lost,
     optimizer::Optimizer,
     progress::Progress,
     run::Run,
@@ -31,6 +33,7 @@ pub(super) struct Session {
     pub(super) average: Option<Average>,
     pub(super) ddp: DataParallel,
     pub(super) normalizer: Normalizer,
+    pub(super) feed: Feed,
     pub(super) progress: Progress,
     pub(super) accuracy: Option<Accuracy>,
     /// Of the same epoch, by a centre crop of so many pixels.
@@ -58,6 +61,7 @@ impl Session {
             average,
             ddp,
             normalizer,
+            feed: Feed::default(),
             started: now,
             elapsed_before_s: progress.elapsed_s,
             lap_started: now,
@@ -130,6 +134,25 @@ impl Session {
         Ok(())
     }
 
+    /// Saves the state of a run whose data source is away, on all ranks, and says so.
+    pub(super) fn saved_from(&mut self, run: &mut Run<'_>, cause: String) -> Error {
+        let step = self.progress.step;
+        if self.last_saved != Some(step)
+            && step > 0
+            && let Err(error) = self.save(run)
+        {
+            return error;
+        }
+        let kept = match self.last_saved {
+            Some(step) => format!(
+                "the state after step {step} is saved; once the store is back, go on with: sprint train --out {} --resume",
+                run.out.display()
+            ),
+            None => "no step was made yet".into(),
+        };
+        Error::Away { cause, kept }
+    }
+
     pub(super) fn last_checkpoint_in_words(&self) -> String {
         match self.last_saved {
             Some(step) => format!("the checkpoint of step {step} is kept"),
@@ -169,7 +192,8 @@ impl Session {
         let (loader, num_unreadable) = run.validation.loader(phase, config, crop)?;
         let stop = run.stop;
         let model = self.average.as_ref().map_or_else(|| self.model.valid(), |average| average.model.clone());
-        let mut mine = tally(&model, &self.normalizer, loader, |_| {}, || stop.requested())?;
+        let mine = tally(&model, &self.normalizer, loader, |_| {}, || stop.requested());
+        let mut mine = lost::together(run, mine)?;
         mine.num_skipped += if run.rank().is_main() { num_unreadable } else { 0 };
         let all = mine.over_ranks(&run.comm)?.accuracy();
         if let Some(Accuracy { num_images: 0, num_skipped, .. }) = all {

@@ -1,0 +1,136 @@
+//! Shards in a folder.
+//!
+//! Pictures are read at their place into memory of ours rather than from a map of the tar: a tar that somebody cuts
+//! short is an error then and not the end of the process, no `unsafe` is needed, and the copy is small beside decoding
+//! (`benches/RESULTS.md`).
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    super::{
+        archive::read_exact_at,
+        error::{DataError, SampleFault},
+        open::Split,
+        slot::lock,
+    },
+    catalog::{CATALOG, Catalog, MAX_CATALOG_BYTES, ShardFile},
+    index::ShardIndex,
+    source::{Shards, Store},
+};
+
+/// The most files that are held open at a time; a process has 1,024 on many systems.
+const MAX_OPEN: usize = 256;
+
+/// Tars that lie on disk, some of which are open.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    paths: Vec<PathBuf>,
+    /// Shard `n` has the place `n % MAX_OPEN`, of which the one asked for last is open.
+    open: Vec<Mutex<Option<(usize, Arc<File>)>>>,
+}
+
+impl Disk {
+    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
+        let open = (0..paths.len().min(MAX_OPEN)).map(|_| Mutex::new(None)).collect();
+        Self { paths, open }
+    }
+
+    fn file(&self, shard: usize) -> io::Result<Arc<File>> {
+        let mut place = lock(&self.open[shard % self.open.len()]);
+        match &*place {
+            Some((open, file)) if *open == shard => Ok(file.clone()),
+            _ => {
+                let file = Arc::new(File::open(&self.paths[shard])?);
+                *place = Some((shard, file.clone()));
+                Ok(file)
+            }
+        }
+    }
+}
+
+impl Store for Disk {
+    fn name(&self, shard: usize) -> String {
+        self.paths[shard].display().to_string()
+    }
+
+    fn read(&self, shard: usize, offset: u64, into: &mut [u8]) -> Result<(), SampleFault> {
+        Ok(read_exact_at(&*self.file(shard)?, into, offset)?)
+    }
+}
+
+/// Reads a folder's catalogue; `None` if it has none.
+pub(crate) fn catalog(folder: &Path) -> Result<Option<Catalog>, DataError> {
+    let path = folder.join(CATALOG);
+    let bytes = match read_bounded(&path, MAX_CATALOG_BYTES) {
+        Ok(bytes) => bytes,
+        Err(DataError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Catalog::parse(&bytes).map(Some).map_err(|reason| refused(&path, reason))
+}
+
+/// Opens a part of the folder's shards.
+pub(crate) fn open(folder: &Path, catalog: &Catalog, split: Split) -> Result<Shards<Disk>, DataError> {
+    let Some(shards) = catalog.shards(split) else {
+        return Err(DataError::NoSuchSplit { path: folder.into(), split });
+    };
+    let paths = shards.iter().map(|shard| folder.join(&shard.file)).collect();
+    let indexes = shards.iter().map(|shard| index(folder, shard));
+    Shards::new(Disk::new(paths), catalog.classes.clone(), indexes)
+}
+
+/// Reads the index beside a tar, and sees whether it, the tar and the catalogue speak of the same.
+pub(crate) fn index(folder: &Path, shard: &ShardFile) -> Result<ShardIndex, DataError> {
+    let (path, tar) = (folder.join(shard.index_file()), folder.join(&shard.file));
+    let index = load_index(&path)?;
+    let (expected, got) = (shard.num_images, index.entries.len() as u64);
+    if got != expected {
+        return Err(refused(&path, format!("has {got} pictures, {CATALOG} has {expected}")));
+    }
+    let got = fs::metadata(&tar).map_err(unreadable(&tar))?.len();
+    for (whose, expected) in [(CATALOG, shard.num_bytes), ("its index", index.tar_bytes)] {
+        if got != expected {
+            let reason = format!("has {got} bytes, {whose} says {expected}: it was cut short or replaced");
+            return Err(refused(&tar, reason));
+        }
+    }
+    Ok(index)
+}
+
+/// Reads an index file.
+pub(crate) fn load_index(path: &Path) -> Result<ShardIndex, DataError> {
+    let bytes = read_bounded(path, ShardIndex::file_bytes(super::index::MAX_ENTRIES))?;
+    ShardIndex::from_bytes(&bytes).map_err(|reason| refused(path, reason))
+}
+
+/// A regular file of at most so many bytes.
+fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, DataError> {
+    let metadata = fs::metadata(path).map_err(unreadable(path))?;
+    if !metadata.is_file() {
+        return Err(refused(path, "is not a regular file"));
+    }
+    let got = metadata.len();
+    if got > limit {
+        let path = path.display().to_string();
+        return Err(DataError::TooLarge { path, what: "bytes", got, limit });
+    }
+    let mut bytes = Vec::with_capacity(got as usize);
+    File::open(path).and_then(|file| file.take(got).read_to_end(&mut bytes)).map_err(unreadable(path))?;
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> DataError {
+    move |source| match source.kind() {
+        io::ErrorKind::NotFound => DataError::NotFound { path: path.into() },
+        _ => DataError::Unreadable { path: path.into(), source },
+    }
+}
+
+fn refused(path: &Path, reason: impl Into<String>) -> DataError {
+    DataError::Shard { path: path.display().to_string(), reason: reason.into() }
+}

@@ -1,0 +1,285 @@
+//! Files made to hurt: memory stays in proportion to the pixels that a header states, and those below their limit,
+//! whatever a file says; and no decoder panics. What a decoder takes is counted by the allocator.
+//!
+//! Time is bounded by the same limits: JPEG's sequential modes, PNG and WebP go over file and pixels once, and their
+//! packed parts unpack to no more than the pixels; a progressive JPEG may go over them once a scan, of which there are
+//! at most 100. Damage by chance, truncation and odd but sound files are in `data_decode`, tars in `data_sources`.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use burn_sprint::data::{
+    DataError, Location, Picture, SampleFault, Split,
+    decode::{decode, dimensions},
+    open,
+    picture::MAX_PIXELS,
+};
+use common::{Random, shared};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// The allocator counts all threads.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `job` gives, and the most bytes that it held at a time.
+fn measured<T>(job: impl FnOnce() -> T) -> (T, usize) {
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let result = job();
+    (result, MEMORY.peak_usage().saturating_sub(before))
+}
+
+fn decoded(file: &[u8]) -> Result<Picture, SampleFault> {
+    let mut picture = Picture::default();
+    decode(file, &mut picture)?;
+    Ok(picture)
+}
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data/pictures")
+}
+
+fn file(name: &str) -> Vec<u8> {
+    fs::read(fixtures().join(name)).unwrap()
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> usize {
+    bytes.windows(what.len()).position(|window| window == what).unwrap()
+}
+
+fn crc32(bytes: &[u8]) -> [u8; 4] {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum().to_be_bytes()
+}
+
+/// A PNG's chunk.
+fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let named = [name, data].concat();
+    [&(data.len() as u32).to_be_bytes()[..], &named, &crc32(&named)].concat()
+}
+
+/// A WebP file of one chunk.
+fn riff(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let chunk = [&name[..], &(data.len() as u32).to_le_bytes(), data].concat();
+    [b"RIFF", &(chunk.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunk].concat()
+}
+
+/// Zeros, packed by deflate.
+fn packed_zeros(num_bytes: usize) -> Vec<u8> {
+    let mut packer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..num_bytes >> 20 {
+        packer.write_all(&zeros).unwrap();
+    }
+    packer.finish().unwrap()
+}
+
+/// JPEGs of 65,535 pixels a side, sequential and progressive; PNG of 65,536; WebP as large as each of its three headers
+/// can say.
+fn huge() -> [(&'static str, Vec<u8>); 6] {
+    let jpeg = |name: &str, marker: u8| {
+        let mut bytes = file(name);
+        let frame = find(&bytes, &[0xFF, marker]);
+        bytes[frame + 5..frame + 9].fill(0xFF);
+        bytes
+    };
+    let mut png = file("png_rgb.png");
+    png[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+    let checksum = crc32(&png[12..29]);
+    png[29..33].copy_from_slice(&checksum);
+    let mut lossy = file("webp_lossy.webp");
+    let start_code = find(&lossy, &[0x9D, 0x01, 0x2A]);
+    lossy[start_code + 3..start_code + 7].copy_from_slice(&[0xFF, 0x3F, 0xFF, 0x3F]);
+    let mut lossless = file("webp_lossless.webp");
+    let signature = find(&lossless, b"VP8L") + 8;
+    // 14 bits each of width and height less 1.
+    lossless[signature + 1..signature + 4].fill(0xFF);
+    lossless[signature + 4] |= 0x0F;
+    let canvas = riff(b"VP8X", &[0, 0, 0, 0, 0xFF, 0xFF, 0, 0xFE, 0xFF, 0]);
+    [
+        ("sequential JPEG", jpeg("jpeg_420.jpg", 0xC0)),
+        ("progressive JPEG", jpeg("jpeg_progressive.jpg", 0xC2)),
+        ("PNG", png),
+        ("lossy WebP", lossy),
+        ("lossless WebP", lossless),
+        ("WebP canvas", canvas),
+    ]
+}
+
+#[test]
+fn headers_that_promise_too_much_take_no_memory() {
+    let _alone = alone();
+    for (what, bytes) in huge() {
+        for (how, (result, peak)) in [
+            ("decode", measured(|| decoded(&bytes).map(drop))),
+            ("size", measured(|| dimensions(&bytes).map(drop))),
+        ] {
+            match result {
+                Err(SampleFault::TooManyPixels { width, height }) => {
+                    assert!(width * height > MAX_PIXELS, "{what}")
+                }
+                // A canvas without its picture is refused before its size is looked at.
+                Err(SampleFault::Damaged { .. }) if what == "WebP canvas" => {}
+                other => panic!("{what}, {how}: {other:?}"),
+            }
+            assert!(peak < 1 << 20, "{what}, {how}: {peak} bytes");
+        }
+    }
+}
+
+/// A colour profile of a GiB in a megabyte.
+#[test]
+fn packed_profiles_are_not_unpacked_beyond_a_limit() {
+    let _alone = alone();
+    let png = file("png_rgb.png");
+    let after_header = 8 + 25;
+    let with_profile = |num_bytes| {
+        let profile = [b"icc\0\0", &packed_zeros(num_bytes)[..]].concat();
+        [&png[..after_header], &chunk(b"iCCP", &profile), &png[after_header..]].concat()
+    };
+    assert_eq!(decoded(&with_profile(1 << 20)).unwrap(), decoded(&png).unwrap());
+    let bomb = with_profile(1 << 30);
+    let (result, peak) = measured(|| decoded(&bomb));
+    assert!(matches!(result, Err(SampleFault::Damaged { format: "PNG", .. })), "{result:?}");
+    assert!(peak < 64 << 20, "{peak} bytes");
+}
+
+/// Scans that say nothing cost some bytes in a file and all of the picture's blocks in time.
+#[test]
+fn a_progressive_jpeg_has_no_more_scans_than_a_hundred() {
+    let _alone = alone();
+    let bytes = file("jpeg_progressive.jpg");
+    let last_scan = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap();
+    let end = bytes.len() - 2;
+    let again = |times: usize| {
+        let scans = bytes[last_scan..end].repeat(times);
+        decoded(&[&bytes[..end], &scans, &bytes[end..]].concat())
+    };
+    assert!(again(1).is_ok());
+    match again(200) {
+        Err(SampleFault::Damaged { format: "JPEG", reason }) => assert!(reason.contains("scans"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A tar whose entry's name is a GiB long, of which a sparse file takes no room.
+#[test]
+fn a_tar_s_long_name_is_not_read_into_memory() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("set.tar");
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::GNULongLink, tar::EntryType::XHeader] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(1 << 30);
+        header.set_cksum();
+        let mut archive = fs::File::create(&path).unwrap();
+        archive.write_all(header.as_bytes()).unwrap();
+        archive.set_len(2 << 30).unwrap();
+        let (result, peak) = measured(|| open(&Location::Path(path.clone()), Split::Train));
+        match result {
+            Err(DataError::Tar { reason, .. }) => assert!(reason.contains("bytes"), "{reason}"),
+            other => panic!("{kind:?}: {other:?}"),
+        }
+        assert!(peak < 8 << 20, "{kind:?}: {peak} bytes");
+    }
+}
+
+/// Some bytes changed, a piece taken out, doubled or put in from another place; and a PNG's checksums made right again, so
+/// that the damage gets past them.
+fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
+    let mut at = |len: usize| random.below(len as u64) as usize;
+    for _ in 0..1 + at(6) {
+        let (place, bit, value, kind) = (at(bytes.len()), at(8), at(256), at(4));
+        match kind {
+            0 => bytes[place] ^= 1 << bit,
+            1 => bytes[place] = value as u8,
+            2 => bytes[place] = 0xFF,
+            // Lengths, counts and sides are in the headers.
+            _ => bytes[place % 64] = value as u8,
+        }
+    }
+    if at(4) == 0 {
+        let (from, len, to) = (at(bytes.len()), at(60), at(bytes.len()));
+        let piece = bytes[from..(from + len).min(bytes.len())].to_vec();
+        match at(2) {
+            0 => drop(bytes.splice(to..to, piece)),
+            _ => drop(bytes.drain(from..from + piece.len())),
+        }
+    }
+    if bytes.starts_with(b"\x89PNG") {
+        let mut place = 8;
+        while let Some(length) = bytes.get(place..place + 4) {
+            let length = u32::from_be_bytes(length.try_into().unwrap()) as usize;
+            let end = place + 8 + length;
+            if end + 4 > bytes.len() {
+                break;
+            }
+            let checksum = crc32(&bytes[place + 4..end]);
+            bytes[end..end + 4].copy_from_slice(&checksum);
+            place = end + 4;
+        }
+    }
+}
+
+/// Thousands of files that were pictures: decoded within 16 bytes for each pixel that the header states (pixels, their
+/// coefficients, planes or wide samples), twice the file, a MiB, and of a PNG what profiles may take. No panic.
+#[test]
+fn mutated_files_stay_within_their_memory() {
+    let _alone = alone();
+    let mut files: Vec<(String, Vec<u8>, u32)> = fs::read_dir(fixtures())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap(), 200))
+        .collect();
+    files.sort();
+    if let Some(path) = shared("imagenet-200-jpeg.tar") {
+        let mut archive = tar::Archive::new(fs::File::open(path).unwrap());
+        let photos = archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.size() > 0);
+        for mut photo in photos.take(40) {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut photo, &mut bytes).unwrap();
+            files.push((photo.path().unwrap().display().to_string(), bytes, 20));
+        }
+    }
+    let mut random = Random(11);
+    let (mut num_refused, mut num_read) = (0, 0);
+    for (name, whole, num_rounds) in files {
+        for round in 0..num_rounds {
+            let mut bytes = whole.clone();
+            mutate(&mut bytes, &mut random);
+            // What is slow to write out by right is not looked at: a hundred such would take minutes.
+            let num_pixels = dimensions(&bytes).map_or(0, |(width, height)| width * height);
+            if num_pixels > 4 << 20 {
+                continue;
+            }
+            let decoding = || std::panic::catch_unwind(|| decoded(&bytes).map(drop));
+            let (result, peak) = measured(decoding);
+            match result {
+                Ok(Ok(())) => num_read += 1,
+                Ok(Err(_)) => num_refused += 1,
+                Err(_) => panic!("{name}, round {round}: the decoder panicked"),
+            }
+            let beside_bytes = if bytes.starts_with(b"\x89PNG") { 40 << 20 } else { 1 << 20 };
+            let limit = 16 * num_pixels + 2 * bytes.len() + beside_bytes;
+            assert!(peak <= limit, "{name}, round {round}: {peak} bytes for {num_pixels} pixels");
+        }
+    }
+    eprintln!("{num_refused} refused, {num_read} read");
+    assert!(num_refused > 1000 && num_read > 500, "the damage is neither too little nor too much");
+}
