@@ -2,8 +2,8 @@
 //! the feature `turbojpeg`, by libjpeg-turbo.
 //!
 //! Neither crate `image`, which always asks zune-jpeg to make up pixels for data that are missing. A JPEG has no index:
-//! all rows above a part must be read. What is below it need not: a header that states a smaller height makes a decoder
-//! stop there. Source of the format: ITU-T T.81, annex B.
+//! all rows above a part must be read. What is below it need not: libjpeg-turbo stops there, and a header that states a
+//! smaller height makes zune-jpeg stop. Source of the format: ITU-T T.81, annex B.
 //!
 //! libjpeg-turbo's pixels are within 8 of zune-jpeg's, less than 0.4 on average over a picture. What zune-jpeg refuses it
 //! refuses too, and besides an end-of-image marker that comes early, for which zune-jpeg makes up the rest.
@@ -129,9 +129,11 @@ struct Frame {
     width: usize,
     height: usize,
     /// Where in the file the height is.
+    #[cfg_attr(feature = "turbojpeg", expect(dead_code, reason = "for the other decoder"))]
     height_at: usize,
     /// The blocks that are coded together, in pixels.
     unit: (usize, usize),
+    #[cfg_attr(feature = "turbojpeg", expect(dead_code, reason = "for the other decoder"))]
     has_restarts: bool,
     channels: Channels,
 }
@@ -160,7 +162,9 @@ impl Frame {
                     let height_at = start + 1;
                     frame = Some(Self { width, height, height_at, unit, has_restarts, channels });
                 }
-                // Other frames; a height that comes later; Adobe's word on what the components mean.
+                // Adobe's word on what the components mean, its last byte: YCbCr.
+                (0xEE, &[b'A', b'd', b'o', b'b', b'e', .., 1]) if content.len() == 12 => {}
+                // Other such words; other frames; a height that comes later.
                 (0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF | 0xDC | 0xEE, _) => return None,
                 (0xDD, _) => has_restarts = true,
                 (START_OF_SCAN, &[num_components, ..]) => {
@@ -177,6 +181,7 @@ impl Frame {
 
     /// The rows from the top on that must be decoded for those before `bottom`: whole units, and one more where the
     /// colours of a unit's last row depend on the next.
+    #[cfg(not(feature = "turbojpeg"))]
     fn rows_before(&self, bottom: usize) -> usize {
         let unit = self.unit.1;
         let more = if unit > 8 { unit } else { 0 };
@@ -206,30 +211,29 @@ impl PartDecoder {
         check_num_pixels(frame.width as u64, frame.height as u64)?;
         check_end_of_image(file)?;
         let part = choose(frame.width, frame.height);
-        // Decoders stop after the height that the header states.
-        let height = &mut file[frame.height_at..][..2];
-        height.copy_from_slice(&(frame.rows_before(part.top + part.height) as u16).to_be_bytes());
-        let done = self.decode_rows(file, &frame, part, into);
-        file[frame.height_at..][..2].copy_from_slice(&(frame.height as u16).to_be_bytes());
-        done.map(Some)
+        self.decode_frame(file, &frame, part, into).map(Some)
     }
 
     #[cfg(not(feature = "turbojpeg"))]
-    fn decode_rows(
+    fn decode_frame(
         &mut self,
-        file: &[u8],
-        _: &Frame,
-        _: CropBox,
+        file: &mut [u8],
+        frame: &Frame,
+        part: CropBox,
         into: &mut Picture,
     ) -> Result<(usize, usize), SampleFault> {
-        decode(file, into)?;
-        Ok((0, 0))
+        // The decoder stops after the height that the header states.
+        let rows = frame.rows_before(part.top + part.height) as u16;
+        file[frame.height_at..][..2].copy_from_slice(&rows.to_be_bytes());
+        let done = decode(file, into);
+        file[frame.height_at..][..2].copy_from_slice(&(frame.height as u16).to_be_bytes());
+        done.map(|()| (0, 0))
     }
 
     #[cfg(feature = "turbojpeg")]
-    fn decode_rows(
+    fn decode_frame(
         &mut self,
-        file: &[u8],
+        file: &mut [u8],
         frame: &Frame,
         part: CropBox,
         into: &mut Picture,
@@ -241,8 +245,7 @@ impl PartDecoder {
         let right = (part.left + part.width + more).min(frame.width);
         let part = CropBox { left, width: right - left, ..part };
         let pixels = into.reshape(part.width, part.height, frame.channels)?;
-        let is_cut = frame.rows_before(part.top + part.height) < frame.height;
-        self.turbo.decode(file, part, frame.channels, is_cut, pixels).map_err(damaged)?;
+        self.turbo.decode(file, part, frame.channels, pixels).map_err(damaged)?;
         Ok((left, part.top))
     }
 }
@@ -341,12 +344,12 @@ mod tests {
         }
         let mean = sum as f64 / num_bytes as f64;
         eprintln!("mean {mean:.4}, of the worst picture {worst_mean:.4}, worst byte {worst}");
-        assert!(worst <= MAX_DIFFERENCE, "{worst}");
+        assert!(worst as f64 <= MAX_DIFFERENCE, "{worst}");
     }
 
     /// Of a picture's mean, and of a byte, in 1/255: both compute the same transform in whole numbers of their own.
     const MAX_MEAN_DIFFERENCE: f64 = if cfg!(feature = "turbojpeg") { 0.4 } else { 0.0 };
-    const MAX_DIFFERENCE: u64 = if cfg!(feature = "turbojpeg") { 8 } else { 0 };
+    const MAX_DIFFERENCE: f64 = if cfg!(feature = "turbojpeg") { 8.0 } else { 0.0 };
 
     #[test]
     fn what_is_damaged_is_refused() {

@@ -67,8 +67,7 @@ impl Drop for Handle {
 pub(super) struct Decoder(Option<Handle>);
 
 impl Decoder {
-    /// Writes `part` of a JPEG to `pixels`, the library's every warning being an error. With `is_cut`, the header's height
-    /// is smaller than what the data are for.
+    /// Writes `part` of a JPEG to `pixels`, the library's every warning being an error. It stops at the part's last row.
     ///
     /// `part.left` is a multiple of the blocks coded together.
     pub(super) fn decode(
@@ -76,7 +75,6 @@ impl Decoder {
         file: &[u8],
         part: CropBox,
         channels: Channels,
-        is_cut: bool,
         pixels: &mut [u8],
     ) -> Result<(), String> {
         let handle = match self.0.take().or_else(Handle::new) {
@@ -129,11 +127,6 @@ impl Decoder {
                 format as c_int,
             )
         };
-        // Data for rows beyond the header's height lie between the last pixel and the end-of-image marker.
-        match status {
-            0 => Ok(()),
-            _ if is_cut && handle.message().contains("extraneous bytes before marker 0xd9") => Ok(()),
-            _ => Err(handle.message()),
-        }
+        if status == 0 { Ok(()) } else { Err(handle.message()) }
     }
 }

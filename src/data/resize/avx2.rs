@@ -197,7 +197,7 @@ impl Wide {
                 ];
                 let weights = &weights[pixel * num_groups..][..num_groups];
                 let mut two = [Sum::new(simd); 2];
-                for group in 0..num_groups {
+                for (group, weights) in weights.iter().enumerate() {
                     let at = group * TAPS_BYTES;
                     let old = [
                         simd.avx._mm256_set_m128i(load16(windows[1], at), load16(windows[0], at)),
@@ -206,7 +206,7 @@ impl Wide {
                     for k in 0..2 {
                         for half in 0..2 {
                             let numbers = simd.avx2._mm256_shuffle_epi8(old[k], pairs[half]);
-                            two[k].add(simd, numbers, weights[group][half]);
+                            two[k].add(simd, numbers, weights[half]);
                         }
                     }
                 }
