@@ -23,8 +23,8 @@ pub enum Answer {
     Status(u16),
     /// So many bytes of the body, and then the connection ends.
     Truncate(usize),
-    /// With one bit of the middle turned.
-    Damage,
+    /// With one bit of that byte turned.
+    Damage(usize),
     /// Nothing comes any more, on a connection that stays.
     Stall,
 }
@@ -168,8 +168,8 @@ impl Shared {
             (_, Err(_)) => self.send(stream, "404 Not Found", "", b"", 0),
             (answer, Ok(mut object)) => {
                 let total = object.len();
-                if answer == Answer::Damage {
-                    object[total / 2] ^= 1;
+                if let Answer::Damage(at) = answer {
+                    object[at] ^= 1;
                 }
                 let body = &object[start..];
                 let cut =

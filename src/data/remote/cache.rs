@@ -38,6 +38,13 @@ pub(super) struct Claim<'a> {
     is_whole: bool,
 }
 
+/// A file that may leave.
+struct Whole {
+    used: SystemTime,
+    path: PathBuf,
+    num_bytes: u64,
+}
+
 impl Cache {
     /// A cache in that folder, which is made.
     pub(super) fn open(folder: &Path, limit_bytes: u64) -> io::Result<Self> {
@@ -67,12 +74,6 @@ impl Cache {
     /// Whether the file is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.path(key, WHOLE).exists()
-    }
-
-    /// Throws a file away.
-    pub(super) fn remove(&self, key: &str) {
-        // It may have left already.
-        let _ = fs::remove_file(self.path(key, WHOLE));
     }
 
     /// The right to make a file of that length, with room for it; `None` while another process makes it, or once it is
@@ -112,7 +113,7 @@ impl Cache {
         }
         let (mut used_bytes, mut files) = self.files()?;
         // The one used longest ago last.
-        files.sort_by_key(|(used, ..)| std::cmp::Reverse(*used));
+        files.sort_by_key(|file| std::cmp::Reverse(file.used));
         loop {
             if used_bytes + num_bytes <= self.limit_bytes {
                 match take(part, num_bytes) {
@@ -120,21 +121,20 @@ impl Cache {
                     other => return other,
                 }
             }
-            let Some((_, path, file_bytes)) = files.pop() else {
+            let Some(oldest) = files.pop() else {
                 let limit = self.limit_bytes;
                 return full(format!(
                     "of the cache's {limit} bytes {used_bytes} are being filled, and {num_bytes} more are needed: raise \
                      data.store.cache_bytes"
                 ));
             };
-            fs::remove_file(path)?;
-            used_bytes -= file_bytes;
+            fs::remove_file(oldest.path)?;
+            used_bytes -= oldest.num_bytes;
         }
     }
 
-    /// The bytes that are taken, and the files that may leave: last use, path, length. What a killed process left of a
-    /// file leaves now.
-    fn files(&self) -> io::Result<(u64, Vec<(SystemTime, PathBuf, u64)>)> {
+    /// The bytes that are taken, and the files that may leave. What a killed process left of a file leaves now.
+    fn files(&self) -> io::Result<(u64, Vec<Whole>)> {
         let mut used_bytes = 0;
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -147,7 +147,8 @@ impl Cache {
             let Ok(file) = File::open(&path) else { continue };
             let metadata = file.metadata()?;
             if extension == Some(WHOLE) {
-                files.push((metadata.modified()?, path, metadata.len()));
+                let used = metadata.modified()?;
+                files.push(Whole { used, path, num_bytes: metadata.len() });
             } else if file.try_lock().is_ok() {
                 fs::remove_file(&path)?;
                 continue;

@@ -1,6 +1,6 @@
 //! What a store said, or that it said nothing, as one line without secrets; and whether asking again can help.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 use object_store::Error;
 

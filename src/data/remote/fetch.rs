@@ -66,6 +66,8 @@ struct State {
     is_announced: bool,
     /// Why what is wanted cannot be had.
     refusal: Option<String>,
+    /// The first that was waited for in vain.
+    gave_up: Option<Away>,
     /// The object used last.
     used: Option<usize>,
     /// Those being fetched, and those that failed.
@@ -126,7 +128,8 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Away`] if it does not come while the store's patience lasts, or can never come.
+    /// [`Away`] if it does not come while patience lasts, or can never come. After the former, whatever is not in the cache is
+    /// away too.
     pub(super) fn wait(&self, object: usize) -> Result<File, Away> {
         let Shared { cache, objects, client, .. } = &*self.shared;
         if let Some(what) = self.shared.follow(object) {
@@ -139,11 +142,6 @@ impl Fetcher {
     pub(super) fn peek(&self, object: usize) -> Option<File> {
         let Shared { cache, objects, .. } = &*self.shared;
         cache.get(&objects[object].key, SystemTime::now())
-    }
-
-    /// Throws an object's file away, since it is not what it should be.
-    pub(super) fn forget(&self, object: usize) {
-        self.shared.cache.remove(&self.shared.objects[object].key);
     }
 }
 
@@ -181,15 +179,13 @@ impl Shared {
         (needed_bytes > limit_bytes).then(|| {
             format!(
                 "{what} needs a cache of {needed_bytes} bytes, and it may have {limit_bytes}: raise \
-                 data.store.cache_bytes"
+                 data.store.cache_bytes, or shuffle fewer shards at a time (data.shuffle = {{ window = N }})"
             )
         })
     }
 
     fn demand(&self, object: usize) -> Result<File, Away> {
         let begun = Instant::now();
-        let patience = self.client.patience();
-        let Object { key, path, .. } = &self.objects[object];
         let mut state = lock(&self.state);
         *state.demanded.entry(object).or_default() += 1;
         // Whoever asks now wants to know of now.
@@ -198,19 +194,16 @@ impl Shared {
         }
         self.changed.notify_all();
         let result = loop {
-            if let Some(file) = self.cache.get(key, SystemTime::now()) {
+            if let Some(file) = self.cache.get(&self.objects[object].key, SystemTime::now()) {
                 break Ok(file);
             }
-            let waited = begun.elapsed();
-            let last = state.tries.get(&object).and_then(|tries| tries.last.clone());
-            let lasts = last.as_ref().is_some_and(|fault| fault.lasts);
-            if lasts || waited >= patience {
-                let what = last.map_or_else(|| "nothing came".into(), |fault| fault.what);
-                let waited = (!lasts).then_some(waited);
-                break Err(Away { object: self.client.name(path), what, waited });
+            match self.verdict(&mut state, object, begun.elapsed()) {
+                Ok(left) => {
+                    let waiting = self.changed.wait_timeout(state, left);
+                    state = waiting.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Err(away) => break Err(away),
             }
-            state =
-                self.changed.wait_timeout(state, patience - waited).unwrap_or_else(PoisonError::into_inner).0;
         };
         if let Some(num_waiting) = state.demanded.get_mut(&object) {
             *num_waiting -= 1;
@@ -219,6 +212,28 @@ impl Shared {
             }
         }
         result
+    }
+
+    /// How much longer to wait for an object, if at all. Once one waited in vain all do: else those of a batch would
+    /// wait one after the other.
+    fn verdict(&self, state: &mut State, object: usize, waited: Duration) -> Result<Duration, Away> {
+        if let Some(away) = &state.gave_up {
+            return Err(away.clone());
+        }
+        let patience = self.client.patience();
+        let last = state.tries.get(&object).and_then(|tries| tries.last.as_ref());
+        let lasts = last.is_some_and(|fault| fault.lasts);
+        if !lasts && waited < patience {
+            return Ok(patience - waited);
+        }
+        let what = last.map_or_else(|| "nothing came".into(), |fault| fault.what.clone());
+        let waited = (!lasts).then_some(waited);
+        let away = Away { object: self.client.name(&self.objects[object].path), what, waited };
+        if !lasts {
+            state.gave_up = Some(away.clone());
+            self.changed.notify_all();
+        }
+        Err(away)
     }
 
     /// What a thread does until it is told to stop.
@@ -262,7 +277,8 @@ impl Shared {
                 Some(Tries { not_before: Some(moment), .. }) if *moment > now => {
                     until = Some(until.map_or(*moment, |until| until.min(*moment)));
                 }
-                _ if self.cache.has(&self.objects[object].key) => {}
+                // One that is there is settled by a try, so that whoever waits hears of it.
+                _ if !demanded.contains_key(&object) && self.cache.has(&self.objects[object].key) => {}
                 _ => return Next::Object(object),
             }
         }
@@ -277,6 +293,9 @@ impl Shared {
             // Room comes back when others are done.
             lasts: error.kind() != io::ErrorKind::StorageFull,
         };
+        if self.cache.has(key) {
+            return Ok(Came::Whole);
+        }
         let Some(claim) = self.cache.claim(key, *num_bytes).map_err(disk)? else {
             return Ok(if self.cache.has(key) { Came::Whole } else { Came::ByAnother });
         };

@@ -150,4 +150,8 @@ impl Store for Cached {
     fn peek(&self, shard: usize, offset: u64, into: &mut [u8]) -> bool {
         self.fetcher.peek(shard).is_some_and(|file| read_exact_at(&file, into, offset).is_ok())
     }
+
+    fn read_ahead(&self, shards: &mut dyn Iterator<Item = usize>) {
+        self.fetcher.announce(shards);
+    }
 }

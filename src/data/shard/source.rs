@@ -30,6 +30,11 @@ pub(crate) trait Store: Send + Sync + Debug {
     fn peek(&self, shard: usize, offset: u64, into: &mut [u8]) -> bool {
         self.read(shard, offset, into).is_ok()
     }
+
+    /// Hears which shards will be read from next, in that order; see [`Source::read_ahead`].
+    fn read_ahead(&self, shards: &mut dyn Iterator<Item = usize>) {
+        let _ = shards;
+    }
 }
 
 /// The pictures of shards, in the shards' order.
@@ -148,8 +153,16 @@ impl<S: Store> Source for Shards<S> {
         read.map_err(|fault| SampleError { name: self.name(index), fault })
     }
 
+    /// The shards.
     fn blocks(&self) -> Blocks {
-        Blocks::of_lengths(self.ranges().map(|range| range.len() as u32))
+        Blocks::of_lengths(self.ranges().map(|pictures| pictures.len() as u32))
+    }
+
+    fn read_ahead(&self, blocks: &[u32]) {
+        let here = self.blocks();
+        // A shard without pictures is no block.
+        let shard = |&block: &u32| self.shard(here.range(block as usize).start as usize);
+        self.store.read_ahead(&mut blocks.iter().map(shard));
     }
 
     fn fingerprint(&self, index: usize, into: &mut dyn Hasher) {
