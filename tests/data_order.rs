@@ -307,7 +307,7 @@ fn sources_hear_of_blocks_before_they_are_read() {
     loader.add(source.clone(), config(1, 0)).unwrap();
     let blocks = source.blocks();
     let mut taken = 0;
-    while let Some(batch) = loader.next() {
+    for batch in loader {
         let told = source.record.lock().unwrap().told.clone();
         for index in &batch.as_ref().unwrap().indices {
             let block = blocks.block_of(*index as u32) as u32;

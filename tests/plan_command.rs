@@ -13,7 +13,7 @@ use burn_sprint::{
 };
 use serde_json::Value;
 
-use common::{Output, checkpoints, halve, sets, shared, sprint, tiny, word, write_idx};
+use common::{Output, checkpoints, halve, sets, shared, sprint, tiny, word, write_folder, write_idx};
 
 const PAGE: &str = include_str!("../docs/plan.md");
 const CLUSTER_2018: &str = include_str!("../clusters/p3.16xlarge-2018.toml");
@@ -26,6 +26,58 @@ fn fixture(name: &str) -> String {
 
 fn plan(words: &[&str]) -> Output {
     sprint(["plan"].iter().chain(words))
+}
+
+/// `sprint bench data` of a few pictures.
+fn bench(words: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder(folder.path(), 2);
+    sprint(
+        ["bench", "data", "--data", &word(folder.path()), "--images", "8", "--threads", "2"]
+            .iter()
+            .chain(words),
+    )
+}
+
+#[test]
+fn bench_data_times_every_image_size_and_says_what_bounds_every_phase() {
+    let page: Value =
+        serde_json::from_str(&bench(&["--preset", "imagenet18-16", "--json"]).ok().stdout).unwrap();
+    let rows = |part: &str| page[part].as_array().unwrap().clone();
+    let sizes = |rows: &[Value]| rows.iter().map(|row| row["size"].as_u64().unwrap()).collect::<Vec<_>>();
+    let mut timed = sizes(&rows("speeds"));
+    assert_eq!(timed, [128, 224, 288], "{page}");
+    for row in rows("speeds") {
+        for part in ["read_ms", "decode_ms", "resize_ms", "copy_ms", "one_thread_per_s", "all_threads_per_s"]
+        {
+            assert!(row[part].as_f64().unwrap() > 0.0, "{part} of {row}");
+        }
+        assert_eq!(row["threads"], 2);
+    }
+    let phases = rows("phases");
+    let mut sizes = sizes(&phases);
+    sizes.dedup();
+    sizes.sort_unstable();
+    sizes.dedup();
+    timed.sort_unstable();
+    assert_eq!(sizes, timed, "{page}");
+    for phase in &phases {
+        let [input, compute, network] =
+            ["input_per_s", "compute_per_s", "network_per_s"].map(|part| phase[part].as_f64().unwrap());
+        assert!(0.0 < network && network <= compute, "{phase}");
+        assert_eq!(phase["bound"] == "input", input < network, "{phase}");
+    }
+
+    let table = bench(&["--preset", "imagenet18-16"]).ok().stdout;
+    assert!(table.contains("decode") && table.contains("bound by"), "{table}");
+    let table = bench(&[]).ok().stdout;
+    assert!(table.contains("  224 ") && !table.contains("bound by"), "{table}");
+    // A recipe that was made for no machine is timed all the same.
+    let output = bench(&["--preset", "photos"]).ok();
+    assert!(output.stderr.contains("no comparison with devices"), "{}", output.stderr);
+    for (words, status) in [(&["--images", "0"][..], 2), (&["--preset", "nonsense"], 2)] {
+        assert_eq!(bench(words).status, status, "{words:?}");
+    }
 }
 
 /// What `--json` says of a recorded run on a cluster.

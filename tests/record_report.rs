@@ -184,8 +184,8 @@ fn the_page_tells_the_run_and_needs_nothing_else() {
 #[test]
 fn the_page_has_columns_for_what_was_recorded() {
     let dir = tempfile::tempdir().unwrap();
-    whole_run(dir.path());
-    let plain = report_html(dir.path()).unwrap();
+    whole_run(&dir.path().join("plain"));
+    let plain = report_html(&dir.path().join("plain")).unwrap();
     let (val, scaling) =
         (["centre crop", "centre top\u{2011}1"], ["loss scale", "steps skipped", "data wait a step"]);
     for word in val.iter().chain(&scaling) {

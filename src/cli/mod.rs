@@ -1,5 +1,6 @@
 //! The command `sprint`: one file a command. Words become typed values here, errors one line and an exit status.
 
+mod bench;
 mod completions;
 mod device;
 mod dist;
@@ -42,6 +43,7 @@ Examples:
   sprint launch --nproc 2 -- train                  two processes, which average their gradients
   sprint plan --preset imagenet18-16 --cluster h100-400g
   sprint prepare --data photos/ --out ready/ --shards
+  sprint bench data --data photos/ --preset photos  how fast pictures become batches, and whether that will do
   sprint eval --checkpoint runs/mine --data photos/
   sprint predict --checkpoint runs/mine cat.jpg dog.png
 
@@ -54,6 +56,7 @@ enum Command {
     Dist(dist::Args),
     Plan(plan::Args),
     Prepare(prepare::Args),
+    Bench(bench::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     Export(export::Args),
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Dist(args) => dist::dist(args),
         Command::Plan(args) => plan::plan(&args),
         Command::Prepare(args) => prepare::prepare(args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Export(args) => export::export(&args),

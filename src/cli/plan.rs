@@ -204,6 +204,31 @@ pub(super) fn phase_seconds(plan: &Plan, world_size: WorldSize) -> Result<Option
     Ok(forecast.map(|forecast| forecast.phases.iter().map(|phase| phase.times.total_s()).collect()))
 }
 
+/// What devices take, by the phases of `plan` that have epochs: images a second of a rank, alone and with its waits for
+/// other ranks' gradients, on the machines that the recipe was made for, all pictures being there in time; with the kind of
+/// machine.
+pub(super) fn demand(plan: &Plan) -> Result<(Kind, Vec<[f64; 2]>)> {
+    let planned = plan.config.cluster.as_ref();
+    let name = planned.and_then(|planned| planned.kind.as_deref());
+    let (Some(name), Some(planned)) = (name, planned) else {
+        return Err(Error::usage("this recipe does not say what kind of machine it was made for"));
+    };
+    let kind = cluster(name)?;
+    let throughput = kind.throughput.as_ref().ok_or_else(|| {
+        Error::usage(format!("cluster {} does not say how fast its devices are", kind.name))
+    })?;
+    let job = job(plan, &kind, planned.machines, false, None)?;
+    let forecast = forecast(&job, &kind, throughput, Some(Lever::Input)).map_err(usage)?;
+    let rates = forecast.phases.iter().map(|phase| {
+        let steps = u64::from(phase.epochs[1] - phase.epochs[0]) * phase.steps_per_epoch;
+        let images = (steps * phase.batch_size) as f64;
+        let alone_s = phase.times.compute_s + phase.times.fixed_s;
+        [images / alone_s, images / (alone_s + phase.times.all_reduce_s)]
+    });
+    let rates = rates.collect();
+    Ok((kind, rates))
+}
+
 fn usage(error: ForecastError) -> Error {
     Error::usage(error)
 }
@@ -238,7 +263,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// The recipe as it is for the images and ranks that it was made for, every number of it in range.
-fn checked(recipe: TrainConfig) -> Result<Plan> {
+pub(super) fn checked(recipe: TrainConfig) -> Result<Plan> {
     let num_train = recipe.data.planned_images.ok_or_else(|| {
         Error::usage("this recipe was made for no number of images: give --set data.planned_images=N")
     })?;

@@ -210,6 +210,13 @@ impl Tar {
 
     /// The first `limit_bytes` of a picture's file, or all of it if it is shorter.
     fn bytes(&self, index: usize, limit_bytes: u64) -> Result<Vec<u8>, SampleFault> {
+        let mut bytes = Vec::new();
+        self.read_bytes(index, limit_bytes, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`bytes`](Self::bytes), over what `into` held.
+    fn read_bytes(&self, index: usize, limit_bytes: u64, into: &mut Vec<u8>) -> Result<(), SampleFault> {
         let place = &self.pictures[index].1;
         if place.num_bytes > MAX_FILE_BYTES {
             return Err(SampleFault::FileTooLarge {
@@ -217,9 +224,8 @@ impl Tar {
                 limit_bytes: MAX_FILE_BYTES,
             });
         }
-        let mut bytes = vec![0; place.num_bytes.min(limit_bytes) as usize];
-        read_exact_at(&self.file, &mut bytes, place.offset)?;
-        Ok(bytes)
+        into.resize(place.num_bytes.min(limit_bytes) as usize, 0);
+        Ok(read_exact_at(&self.file, into, place.offset)?)
     }
 }
 
@@ -249,10 +255,10 @@ impl Source for Tar {
         decode(&self.bytes(index, MAX_FILE_BYTES).map_err(named)?, into).map_err(named)
     }
 
-    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
+    fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {
         let named = |fault| SampleError { name: self.name(index), fault };
-        *into = self.bytes(index, MAX_FILE_BYTES).map_err(named)?;
-        Ok(())
+        self.read_bytes(index, MAX_FILE_BYTES, into).map_err(named)?;
+        Ok(true)
     }
 
     fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {

@@ -16,15 +16,13 @@ use image::{
     ColorType, ImageDecoder, Limits,
     codecs::{png::PngDecoder, webp::WebPDecoder},
 };
-use zune_jpeg::{
-    JpegDecoder,
-    errors::DecodeErrors,
-    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
-};
 
 use super::{
     error::SampleFault,
+    jpeg,
     picture::{Channels, Picture, check_num_pixels},
+    transform::Geometry,
+    webp::frames_fit,
 };
 
 /// The most bytes a picture's file may have. ImageNet's largest has 15 MB.
@@ -36,9 +34,6 @@ const MAX_PNG_EXTRA_BYTES: u64 = 16 << 20;
 /// Bytes of a file in which its headers are looked for first.
 const HEADERS_BYTES: u64 = 64 << 10;
 
-/// The largest side a JPEG header can state.
-const MAX_JPEG_SIDE: usize = u16::MAX as usize;
-
 /// Decodes a picture file over what `into` held.
 ///
 /// # Errors
@@ -46,9 +41,45 @@ const MAX_JPEG_SIDE: usize = u16::MAX as usize;
 /// Every [`SampleFault`] but those of reading a file; limits are checked before memory is taken.
 pub fn decode(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
     match Format::of(file)? {
-        Format::Jpeg => decode_jpeg(file, into),
+        Format::Jpeg => jpeg::decode(file, into),
         Format::Png => decode_with(png_decoder(file)?, into, png),
-        Format::WebP => decode_with(WebPDecoder::new(Cursor::new(file)).map_err(webp)?, into, webp),
+        Format::WebP => decode_with(webp_decoder(file)?, into, webp),
+    }
+}
+
+/// Decodes what of a picture file a transform needs; keeps its memory from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Decoder {
+    parts: jpeg::PartDecoder,
+}
+
+impl Decoder {
+    /// Decodes of a picture file at least what the geometry needs that `plan` makes of its width and height, over what
+    /// `into` held. Returns the geometry for what was decoded. The file is the same afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`]; damage below the crop may go unnoticed.
+    pub(crate) fn decode_for(
+        &mut self,
+        file: &mut [u8],
+        into: &mut Picture,
+        mut plan: impl FnMut(usize, usize) -> Geometry,
+    ) -> Result<Geometry, SampleFault> {
+        let mut planned = None;
+        if let Format::Jpeg = Format::of(file)? {
+            let choose = |width, height| planned.insert(plan(width, height)).crop;
+            let begin = self.parts.decode(file, into, choose)?;
+            if let (Some((left, top)), Some(Geometry { crop, .. })) = (begin, &mut planned) {
+                crop.left -= left;
+                crop.top -= top;
+            }
+        }
+        if let Some(geometry) = planned {
+            return Ok(geometry);
+        }
+        decode(file, into)?;
+        Ok(plan(into.width(), into.height()))
     }
 }
 
@@ -59,9 +90,9 @@ pub fn decode(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
 /// As [`decode`], as far as headers show it.
 pub fn dimensions(file: &[u8]) -> Result<(usize, usize), SampleFault> {
     let (width, height) = match Format::of(file)? {
-        Format::Jpeg => jpeg_headers(file)?.1,
+        Format::Jpeg => jpeg::dimensions(file)?,
         Format::Png => png_decoder(file)?.dimensions(),
-        Format::WebP => WebPDecoder::new(Cursor::new(file)).map_err(webp)?.dimensions(),
+        Format::WebP => webp_decoder(file)?.dimensions(),
     };
     check_num_pixels(width.into(), height.into())?;
     Ok((width as usize, height as usize))
@@ -105,10 +136,6 @@ impl Format {
     }
 }
 
-fn jpeg(error: DecodeErrors) -> SampleFault {
-    SampleFault::Damaged { format: "JPEG", reason: one_line(error) }
-}
-
 /// A decoder that has read the headers. Without a limit it would unpack a colour profile to a thousand times its bytes.
 fn png_decoder(file: &[u8]) -> Result<PngDecoder<Cursor<&[u8]>>, SampleFault> {
     let mut limits = Limits::no_limits();
@@ -118,6 +145,16 @@ fn png_decoder(file: &[u8]) -> Result<PngDecoder<Cursor<&[u8]>>, SampleFault> {
 
 fn png(error: image::ImageError) -> SampleFault {
     SampleFault::Damaged { format: "PNG", reason: one_line(error) }
+}
+
+/// A decoder that has read the headers.
+fn webp_decoder(file: &[u8]) -> Result<WebPDecoder<Cursor<&[u8]>>, SampleFault> {
+    let decoder = WebPDecoder::new(Cursor::new(file)).map_err(webp)?;
+    if !frames_fit(file, decoder.dimensions()) {
+        let reason = "a frame is larger than the canvas".into();
+        return Err(SampleFault::Damaged { format: "WebP", reason });
+    }
+    Ok(decoder)
 }
 
 fn webp(error: image::ImageError) -> SampleFault {
@@ -138,64 +175,6 @@ fn other_format(file: &[u8]) -> Option<&'static str> {
         [_, _, _, _, b'f', b't', b'y', b'p', b'h', b'e', b'i', ..] => "HEIC",
         _ => return None,
     })
-}
-
-/// JPEG by zune-jpeg itself: `image` always asks it to make up pixels for data that are missing.
-fn decode_jpeg(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
-    if !has_end_of_image(file) {
-        let reason = "it ends before its end-of-image marker".into();
-        return Err(SampleFault::Damaged { format: "JPEG", reason });
-    }
-    let (mut decoder, (width, height), space) = jpeg_headers(file)?;
-    let (channels, space) = match space {
-        ColorSpace::Luma => (Channels::Grey, ColorSpace::Luma),
-        _ => (Channels::Rgb, ColorSpace::RGB),
-    };
-    decoder.set_options(decoder.options().jpeg_set_out_colorspace(space));
-    let pixels = into.reshape(width as usize, height as usize, channels)?;
-    match decoder.output_buffer_size() {
-        Some(bytes) if bytes == pixels.len() => decoder.decode_into(pixels).map_err(jpeg),
-        _ => Err(SampleFault::Damaged {
-            format: "JPEG",
-            reason: "its components have no known meaning".into(),
-        }),
-    }
-}
-
-type Jpeg<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
-
-/// A decoder that has read the headers, the `(width, height)`, and the components' meaning.
-fn jpeg_headers(file: &[u8]) -> Result<(Jpeg<'_>, (u32, u32), ColorSpace), SampleFault> {
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(MAX_JPEG_SIDE)
-        .set_max_height(MAX_JPEG_SIDE);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
-    decoder.decode_headers().map_err(jpeg)?;
-    match (decoder.dimensions(), decoder.input_colorspace()) {
-        // Sides of at most MAX_JPEG_SIDE.
-        (Some((width, height)), Some(space)) => Ok((decoder, (width as u32, height as u32), space)),
-        _ => Err(SampleFault::Damaged { format: "JPEG", reason: "no frame header".into() }),
-    }
-}
-
-/// Whether a JPEG's end-of-image marker follows its first scan. The decoder makes up what is missing of the last row
-/// of blocks even in its strict mode.
-///
-/// Segments before the scan are stepped over, for a thumbnail in one has a marker of its own. Within a scan the bytes
-/// of the marker do not occur (ITU-T T.81, F.1.2.3: 0xFF is followed by 0).
-fn has_end_of_image(file: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    let mut rest = &file[2..];
-    while let [0xFF, marker, tail @ ..] = rest {
-        rest = match (marker, tail) {
-            (&START_OF_SCAN, _) => break,
-            (0xFF, _) => &rest[1..],
-            (_, [high, low, ..]) => tail.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or(&[]),
-            _ => &[],
-        };
-    }
-    rest.windows(2).rev().any(|pair| pair == [0xFF, 0xD9])
 }
 
 /// PNG and WebP by `image`.
@@ -235,6 +214,6 @@ fn decode_with(
 }
 
 /// A decoder's message on one line, without the quotes of a debug format.
-fn one_line(error: impl ToString) -> String {
+pub(super) fn one_line(error: impl ToString) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "")
 }

@@ -80,11 +80,11 @@ impl Source for Folder {
         read_file(&self.pictures[index].1, into)
     }
 
-    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
+    fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {
         let path = &self.pictures[index].1;
         let named = |fault| SampleError { name: path.display().to_string(), fault };
-        *into = bytes(path, MAX_FILE_BYTES).map_err(named)?;
-        Ok(())
+        read_bytes(path, MAX_FILE_BYTES, into).map_err(named)?;
+        Ok(true)
     }
 
     fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
@@ -119,6 +119,13 @@ pub fn read_file(path: &Path, into: &mut Picture) -> Result<(), SampleError> {
 
 /// The first `limit_bytes` of a file, or all of it if it is shorter.
 fn bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, SampleFault> {
+    let mut bytes = Vec::new();
+    read_bytes(path, limit_bytes, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// As [`bytes`], over what `into` held.
+fn read_bytes(path: &Path, limit_bytes: u64, into: &mut Vec<u8>) -> Result<(), SampleFault> {
     // Asked before opening: opening a pipe waits for somebody to write to it.
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
@@ -128,9 +135,10 @@ fn bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, SampleFault> {
     if got_bytes > MAX_FILE_BYTES {
         return Err(SampleFault::FileTooLarge { got_bytes, limit_bytes: MAX_FILE_BYTES });
     }
-    let mut bytes = Vec::with_capacity(got_bytes.min(limit_bytes) as usize);
-    fs::File::open(path)?.take(limit_bytes).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    into.clear();
+    into.reserve(got_bytes.min(limit_bytes) as usize);
+    fs::File::open(path)?.take(limit_bytes).read_to_end(into)?;
+    Ok(())
 }
 
 /// The names of the folders in a folder, sorted.

@@ -75,7 +75,7 @@ impl<'a> Array<'a> {
         let (_, dimensions) = element(rest)?;
         let (_, name) = element(rest)?;
         let sides = dimensions.as_chunks().0.iter().map(|&side| u32::from_le_bytes(side) as usize);
-        let len = sides.fold(Some(1), |product: Option<usize>, side| product?.checked_mul(side))?;
+        let len = { sides }.try_fold(1, |product: usize, side| product.checked_mul(side))?;
         Some(Self { class: *flags.first()?, len, name })
     }
 }
@@ -170,6 +170,14 @@ mod tests {
             let got = synsets(&fixture(name)).unwrap();
             assert_eq!(got, expected.map(|(id, wnid)| (id, wnid.to_owned())), "{name}");
         }
+    }
+
+    /// As MATLAB itself stores them; scipy writes UTF-8.
+    #[test]
+    fn characters_may_have_two_bytes() {
+        let mut matrix: &[u8] = b"\x06\0\0\0\x08\0\0\0\x04\0\0\0\0\0\0\0\
+            \x05\0\0\0\x08\0\0\0\x01\0\0\0\x02\0\0\0\x01\0\0\0\0\0\0\0\x04\0\x04\0n\x000\0";
+        assert_eq!(characters(&mut matrix).unwrap(), "n0");
     }
 
     #[test]

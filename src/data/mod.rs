@@ -43,6 +43,7 @@ pub mod error;
 mod folder;
 mod idx;
 mod imagenet;
+mod jpeg;
 mod layout;
 mod leg;
 pub mod loader;
@@ -62,9 +63,13 @@ pub mod shuffle;
 pub mod sizes;
 mod slot;
 pub mod source;
+mod speed;
 mod tickets;
 pub mod transform;
+#[cfg(feature = "turbojpeg")]
+mod turbo;
 mod view;
+mod webp;
 mod worker;
 
 pub use address::{Address, Remote};
@@ -83,5 +88,6 @@ pub use rect::{PictureSize, Rectangles};
 pub use sampler::Tail;
 pub use shuffle::Shuffle;
 pub use source::{SharedSource, Source};
+pub use speed::InputSpeed;
 pub use transform::Transform;
 pub use view::{first_of_each_class, with_classes};

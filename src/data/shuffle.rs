@@ -172,7 +172,8 @@ mod tests {
     /// The worst case: 1,000 classes one after the other, 1,280 pictures each, so that every block of 64 is of one.
     ///
     /// N equally likely classes give N (1 - (1 - 1/N)^256) different ones in a batch of 256: 226 of 1,000. Of a window,
-    /// the classes of its blocks count, of which a few are the same. The documentation has these numbers.
+    /// the classes of its blocks count; some have more blocks in it than others, which takes off up to 5 % of that. The
+    /// documentation has these numbers.
     #[test]
     fn randomness_is_what_the_window_gives() {
         let blocks = Blocks::even(1_280_000);
@@ -185,7 +186,7 @@ mod tests {
             eprintln!("window {window}: {mean:.1} classes in a batch of {BATCH}, longest run {longest}");
             // The number of different classes that so many of 20,000 blocks are of, 20 a class.
             let classes = 1000.0 * (1.0 - (1.0 - window as f64 / 20_000.0).powi(20));
-            assert!(mean > 0.97 * expected(classes), "{window}: {mean} of {}", expected(classes));
+            assert!(mean > 0.95 * expected(classes), "{window}: {mean} of {}", expected(classes));
             assert!(longest <= longest_allowed, "{window}: {longest}");
         }
         let (unmixed, _) = randomness(&quasi_random(&blocks, 1, 0, 0), 1280);

@@ -4,7 +4,7 @@ use std::{fmt::Debug, hash::Hasher, path::Path, sync::Arc};
 
 use super::{
     blocks::Blocks,
-    error::{SampleError, SampleFault},
+    error::SampleError,
     picture::{Channels, Picture},
 };
 
@@ -34,14 +34,17 @@ pub trait Source: Send + Sync + Debug {
     /// A [`SampleError`] naming the picture; `into` is then unspecified.
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError>;
 
-    /// Reads the file that picture `index` is decoded from over what `into` held.
+    /// Reads the file of picture `index` over what `into` held. Returns false, and reads nothing, where pictures are not
+    /// files by themselves.
+    ///
+    /// A loader decodes of such a file what it needs, in place of [`read`](Self::read).
     ///
     /// # Errors
     ///
-    /// A [`SampleError`] naming the picture; [`SampleFault::NotAFile`] where pictures have no file of their own.
-    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
-        into.clear();
-        Err(SampleError { name: self.name(index), fault: SampleFault::NotAFile })
+    /// A [`SampleError`] naming the picture; `into` is then unspecified.
+    fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {
+        let _ = (index, into);
+        Ok(false)
     }
 
     /// The `(width, height)` of picture `index`, from as little of it as shows them.

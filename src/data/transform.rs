@@ -192,7 +192,10 @@ impl Stage {
         let Geometry { crop, resized, window, flip } = *geometry;
         let (margin_left, left, width) = visible(window.0, resized.0, shape.0);
         let (margin_top, top, height) = visible(window.1, resized.1, shape.1);
-        out.fill(0);
+        let is_whole = (width, height) == shape;
+        if !is_whole {
+            out.fill(0);
+        }
         if width == 0 || height == 0 {
             return;
         }
@@ -202,7 +205,11 @@ impl Stage {
             View { pixels: &picture.pixels()[first..], stride: picture.width() * depth }
         } else {
             let part = CropBox { left, top, width, height };
-            self.resizer.resize(picture, &crop, resized, &part, &mut self.resized);
+            if is_whole && depth == channels.count() {
+                return self.resizer.resize(picture, &crop, resized, &part, flip, out);
+            }
+            self.resized.resize(height * width * depth, 0);
+            self.resizer.resize(picture, &crop, resized, &part, false, &mut self.resized);
             View { pixels: &self.resized, stride: width * depth }
         };
         let out_rows = out.chunks_exact_mut(shape.0 * channels.count()).skip(margin_top).take(height);

@@ -65,8 +65,8 @@ impl Source for View {
         self.source.read(self.indices[index] as usize, into)
     }
 
-    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
-        self.source.file(self.indices[index] as usize, into)
+    fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {
+        self.source.read_file(self.indices[index] as usize, into)
     }
 
     fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {
@@ -126,6 +126,14 @@ pub fn first_of_each_class(source: SharedSource, n: usize) -> SharedSource {
         *count <= n
     };
     let indices = (0..source.num_images() as u32).filter(&mut is_among_first).collect();
+    let labels = (0..source.class_names().len() as u32).collect();
+    let class_names = source.class_names().to_vec();
+    Arc::new(View::new(source, indices, labels, class_names))
+}
+
+/// The source's pictures from the first on, again and again, until there are `num_images`.
+pub(crate) fn repeated(source: SharedSource, num_images: usize) -> SharedSource {
+    let indices = (0..source.num_images() as u32).cycle().take(num_images).collect();
     let labels = (0..source.class_names().len() as u32).collect();
     let class_names = source.class_names().to_vec();
     Arc::new(View::new(source, indices, labels, class_names))

@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
+    decode::Decoder,
     error::{DataError, SampleError, SampleFault},
     pass::{LoaderConfig, OnBadFile, Pass},
     picture::{Channels, Picture},
@@ -36,6 +37,8 @@ pub(crate) struct Produced {
 /// A thread's own memory.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
+    file: Vec<u8>,
+    decoder: Decoder,
     picture: Picture,
     stage: Stage,
 }
@@ -101,18 +104,24 @@ impl Job {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<(), SampleError> {
-        let Scratch { picture, stage } = scratch;
+        let Scratch { file, decoder, picture, stage } = scratch;
         catch_unwind(AssertUnwindSafe(|| {
-            self.source.read(index, picture)?;
-            let channels = self.config.channels;
-            if channels == Channels::Grey {
-                picture.make_grey();
-            }
             let mut stream = match self.config.pass {
                 Pass::Train { seed, epoch, .. } => Stream::of_sample(seed, epoch, index),
                 Pass::Evaluate => Stream::of_sample(0, 0, index),
             };
-            let geometry = transform.plan(picture.width(), picture.height(), &mut stream);
+            let geometry = if self.source.read_file(index, file)? {
+                let plan = |width, height| transform.plan(width, height, &mut stream);
+                let named = |fault| SampleError { name: self.source.name(index), fault };
+                decoder.decode_for(file, picture, plan).map_err(named)?
+            } else {
+                self.source.read(index, picture)?;
+                transform.plan(picture.width(), picture.height(), &mut stream)
+            };
+            let channels = self.config.channels;
+            if channels == Channels::Grey {
+                picture.make_grey();
+            }
             stage.apply(&geometry, picture, transform.shape(), channels, out);
             Ok(())
         }))

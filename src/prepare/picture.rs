@@ -63,7 +63,9 @@ impl Maker {
         } else {
             let whole = |width, height| CropBox { left: 0, top: 0, width, height };
             let crop = whole(picture.width(), picture.height());
-            self.resizer.resize(picture, &crop, (width, height), &whole(width, height), &mut self.resized);
+            let part = whole(width, height);
+            self.resized.resize(width * height * picture.channels().count(), 0);
+            self.resizer.resize(picture, &crop, (width, height), &part, false, &mut self.resized);
             &self.resized
         };
         let color = match picture.channels() {
@@ -74,7 +76,7 @@ impl Maker {
         let mut encoder = Encoder::new(&mut file, quality);
         encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
         encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
-        encoder.set_optimized_huffman_tables(true);
+        // Not with optimised tables: those need a scan for each component, which zune-jpeg decodes to wrong colours.
         encoder.encode(pixels, jpeg_width, jpeg_height, color).ok()?;
         Some(file)
     }

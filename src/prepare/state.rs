@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{Read, Seek, Write},
+    io::{Read, Write},
     path::Path,
 };
 
@@ -50,9 +50,13 @@ pub(super) fn claim(settings: &Settings, parts: &[Part], in_place: bool) -> Resu
             out.display()
         )));
     }
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let file = file.as_mut().map_err(|error| std::io::Error::new(error.kind(), error.to_string()));
-    let file = file.map_err(Error::io("open", &path))?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(Error::io("open", &path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -64,17 +68,18 @@ pub(super) fn claim(settings: &Settings, parts: &[Part], in_place: bool) -> Resu
         Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
     }
     let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text).map_err(Error::io("read", &path))?;
+    (&file).take(MAX_BYTES).read_to_string(&mut text).map_err(Error::io("read", &path))?;
     let wanted = serde_json::to_value(State::new(settings, parts)).map_err(Error::run)?;
     // Empty: whoever began was killed before a word was written.
-    if !text.is_empty() {
+    if text.is_empty() {
+        let text = serde_json::to_string_pretty(&wanted).map_err(Error::run)?;
+        file.write_all(text.as_bytes()).map_err(Error::io("write", &path))?;
+    } else {
         let begun: Value = serde_json::from_str(&text)
             .map_err(|error| Error::run(format!("{} cannot be read: {error}: remove it", path.display())))?;
         agree(&begun, &wanted, out)?;
     }
-    let text = serde_json::to_string_pretty(&wanted).map_err(Error::run)?;
-    file.rewind().and_then(|()| file.write_all(text.as_bytes())).map_err(Error::io("write", &path))?;
-    file.try_clone().map_err(Error::io("open", &path))
+    Ok(file)
 }
 
 impl State {

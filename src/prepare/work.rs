@@ -75,8 +75,7 @@ impl Preparation {
             ));
         }
         for (_, source) in &parts {
-            let first = (source.num_images() > 0).then(|| source.file(0, &mut Vec::new()));
-            if let Some(Err(SampleError { fault: SampleFault::NotAFile, .. })) = first {
+            if source.num_images() > 0 && matches!(source.read_file(0, &mut Vec::new()), Ok(false)) {
                 return Err(Error::usage(format!(
                     "{data} has no picture files: expected a folder or tar of class folders, shards, or ImageNet's archives"
                 )));
@@ -108,29 +107,32 @@ impl Preparation {
         self.outputs.iter().map(|output| output.folder.as_path())
     }
 
-    /// Makes some of the pictures to see what all take.
+    /// Makes some of the pictures to see what those take that are not there yet.
     ///
     /// # Errors
     ///
     /// [`Error::Run`] if there is less room.
     pub fn check_space(&self) -> Result<()> {
-        let (mut num_samples, mut sampled_bytes) = (0, 0);
-        for part in &self.parts {
+        let mut needed_bytes = 0.0;
+        for (at, part) in self.parts.iter().enumerate() {
+            let units = || self.units.iter().filter(|unit| unit.part == at);
+            let lacking = self.outputs.iter().map(|output| {
+                let lacking = units().filter(|unit| self.lacks(output, unit));
+                (output, lacking.map(|unit| unit.places.len()).sum::<usize>())
+            });
+            let lacking: Vec<_> = lacking.filter(|(_, num_files)| *num_files > 0).collect();
+            if lacking.is_empty() {
+                continue;
+            }
             let places: Vec<usize> = space::samples(part.order.len()).collect();
             let bytes = in_parallel(places.len(), |own: &mut Own, at| {
                 // What cannot be read is not a matter of space.
-                Ok::<_, Error>(self.bytes(own, part, part.order[places[at]] as usize).unwrap_or(0))
+                let index = part.order[places[at]] as usize;
+                Ok::<_, Error>(own.read(part, index).map_or(0.0, |()| self.bytes(own, &lacking)))
             })?;
-            num_samples += bytes.len() as u64;
-            sampled_bytes += bytes.iter().sum::<u64>();
+            needed_bytes += bytes.iter().sum::<f64>() / bytes.len() as f64;
         }
-        let lacking = |unit: &Unit| {
-            let lacking = self.outputs.iter().filter(|output| self.lacks(output, unit)).count();
-            (lacking * unit.places.len()) as u64
-        };
-        let num_files: u64 = self.units.iter().map(lacking).sum();
-        let bytes_a_file = sampled_bytes / (num_samples * self.outputs.len() as u64).max(1);
-        space::check(num_files * bytes_a_file, space::free_bytes(&self.settings.out)?, &self.settings.out)
+        space::check(needed_bytes as u64, space::free_bytes(&self.settings.out)?, &self.settings.out)
     }
 
     /// Writes what is not there yet. `advance` is told how many more pictures are done.
@@ -249,19 +251,19 @@ impl Preparation {
         part.order[unit.places.clone()].iter().any(|&index| !folder::has(output, part, index as usize))
     }
 
-    /// The bytes that all copies of a picture take on disk.
-    fn bytes(&self, own: &mut Own, part: &Part, index: usize) -> Option<u64> {
-        own.read(part, index).ok()?;
-        let bytes = self.outputs.iter().map(|output| {
+    /// The bytes that copies take on disk, each with so many pictures like the one that was read.
+    fn bytes(&self, own: &mut Own, lacking: &[(&Output, usize)]) -> f64 {
+        let bytes = lacking.iter().map(|(output, num_files)| {
             let made = own.maker.make(output.make, self.settings.quality, &own.file, &own.picture);
             let bytes = made.file.len() as u64;
-            if self.settings.shards {
+            let taken = if self.settings.shards {
                 bytes + SHARD_OVERHEAD_BYTES
             } else {
                 bytes.next_multiple_of(BLOCK_BYTES)
-            }
+            };
+            taken as f64 * *num_files as f64
         });
-        Some(bytes.sum())
+        bytes.sum()
     }
 }
 
@@ -269,11 +271,12 @@ impl Own {
     /// Reads and decodes a picture; a decoder's panic is the picture's error.
     fn read(&mut self, part: &Part, index: usize) -> Result<(), SampleError> {
         let Self { file, picture, .. } = self;
-        part.source.file(index, file)?;
+        let named = |fault| SampleError { name: part.source.name(index), fault };
+        if !part.source.read_file(index, file)? {
+            return Err(named(SampleFault::NotAFile));
+        }
         let decoded = catch_unwind(AssertUnwindSafe(|| decode(file, picture)));
-        decoded
-            .unwrap_or(Err(SampleFault::Panicked))
-            .map_err(|fault| SampleError { name: part.source.name(index), fault })
+        decoded.unwrap_or(Err(SampleFault::Panicked)).map_err(named)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// How a phase makes a training image of a picture.
-pub(super) fn train_transform(phase: &Phase) -> Transform {
+pub(crate) fn train_transform(phase: &Phase) -> Transform {
     let size = phase.size as usize;
     let flip = phase.flip;
     let random_resized =

@@ -46,6 +46,7 @@ pub use classifier::{About, Classifier};
 pub use ema::Average;
 pub use evaluate::{Accuracy, comparable_crop, evaluate};
 pub use input::Normalizer;
+pub(crate) use input::train_transform;
 pub use loss::{Targets, binary_cross_entropy, cross_entropy, target_rank, training_loss};
 pub use measure::measure_step;
 pub use mix::Mix;

@@ -1,8 +1,8 @@
 //! Shards in a folder.
 //!
 //! Pictures are read at their place into memory of ours rather than from a map of the tar: a tar that somebody cuts
-//! short is an error then and not the end of the process, no `unsafe` is needed, and the copy is small beside decoding
-//! (`benches/RESULTS.md`).
+//! short is an error then and not the end of the process, no `unsafe` is needed, and to copy a compressed picture is little
+//! beside decoding it.
 
 use std::{
     fs::{self, File},
@@ -31,8 +31,11 @@ const MAX_OPEN: usize = 256;
 pub(crate) struct Disk {
     paths: Vec<PathBuf>,
     /// Shard `n` has the place `n % MAX_OPEN`, of which the one asked for last is open.
-    open: Vec<Mutex<Option<(usize, Arc<File>)>>>,
+    open: Vec<Mutex<Opened>>,
 }
+
+/// A shard and its file.
+type Opened = Option<(usize, Arc<File>)>;
 
 impl Disk {
     pub(crate) fn new(paths: Vec<PathBuf>) -> Self {

@@ -137,8 +137,9 @@ impl<S: Store> Source for Shards<S> {
         read.map_err(|fault| SampleError { name: self.name(index), fault })
     }
 
-    fn file(&self, index: usize, into: &mut Vec<u8>) -> Result<(), SampleError> {
-        self.bytes(index, into).map_err(|fault| SampleError { name: self.name(index), fault })
+    fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {
+        self.bytes(index, into).map_err(|fault| SampleError { name: self.name(index), fault })?;
+        Ok(true)
     }
 
     fn dimensions(&self, index: usize) -> Result<(usize, usize), SampleError> {

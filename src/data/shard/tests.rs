@@ -62,7 +62,7 @@ fn assert_pictures(source: &dyn Source) {
         source.read(index, &mut got).unwrap();
         assert_eq!(got, expected);
         assert_eq!(source.dimensions(index).unwrap(), (got.width(), got.height()));
-        source.file(index, &mut file).unwrap();
+        assert!(source.read_file(index, &mut file).unwrap());
         assert_eq!(file, bytes);
         assert_eq!(source.label(index), index as u32 % 2);
     }
