@@ -141,6 +141,8 @@ impl Bench {
             "data.mean=[0.5, 0.5, 0.5]",
             "data.std=[0.25, 0.25, 0.25]",
             "data.num_workers=2",
+            // At the end of epochs alone: whatever else is saved is saved because the store is away.
+            "checkpoint.every_steps=0",
             &format!("data.store.cache_dir={}", word(&self.path("cache"))),
             &format!("data.store.patience_s={patience_s:?}"),
         ]));

@@ -57,7 +57,9 @@ fn innermost(error: &Error) -> String {
         cause = source;
     }
     let text = cause.to_string();
-    text.lines().next().unwrap_or_default().chars().take(200).collect()
+    // Ends in a colon where the server gave no words.
+    let line = text.lines().next().unwrap_or_default().trim_end_matches([':', ' ']);
+    line.chars().take(200).collect()
 }
 
 /// The HTTP status in `object_store`'s words, whose type for it is private.
@@ -79,7 +81,7 @@ mod tests {
             ("Server returned non-2xx status code: 400 Bad Request: <Error>", true),
             ("Connection refused (os error 111)", false),
         ] {
-            assert_eq!(fault(text), Fault { what: text.into(), lasts });
+            assert_eq!(fault(text), Fault { what: text.trim_end_matches(": ").into(), lasts });
         }
         assert_eq!(fault("one\ntwo").what, "one");
     }
