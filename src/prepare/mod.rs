@@ -1,4 +1,4 @@
-//! Data made ready for training: copies in other sizes, and shards, from whatever [`data::open`](crate::data::open) reads.
+//! Data made ready for training: copies in other sizes, and shards, from whatever [`data::open`](crate::data::open()) reads.
 //!
 //! What is written is a function of the pictures and the [`Settings`]: whoever is killed and runs again goes on, and ends
 //! with the same bytes. Every file is there whole or not at all. Nothing is trained and nothing decided here that
