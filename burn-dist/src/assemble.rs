@@ -6,7 +6,7 @@ use std::{collections::HashMap, io, sync::Arc, time::Instant};
 use crate::{
     config::Config,
     control::{Control, Stall, Suspicion},
-    engine::{Engine, Lane},
+    engine::{Caller, Engine, Lane},
     error::{DistError, Fault, Result},
     flight::FlightRecorder,
     rendezvous::{Door, LinkId, Meeting, Roster},
@@ -87,6 +87,7 @@ pub(crate) fn assemble(mut meeting: Meeting, config: &Config, start: Instant) ->
         trace: Arc::new(Trace::new(rank, start)),
         deadline: config.timeouts.operation,
         seq: 0,
+        caller: Caller::Waits,
     };
     Ok(Assembled { engine, topology, roster: meeting.roster, door: meeting.door })
 }

@@ -36,9 +36,24 @@ use crate::{
 /// A stripe shorter than this is not worth a thread.
 const MIN_STRIPE_BYTES: usize = 1 << 20;
 
-/// How long a lane looks again and again, giving way to others, before it sleeps: waking takes tens of microseconds, and
-/// what it waits for is often sooner there.
-const SPIN: Duration = Duration::from_micros(50);
+/// Whether the caller waits for an operation, or computes meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Waits,
+    Computes,
+}
+
+impl Caller {
+    /// How long a lane looks again and again, giving way to others, before it sleeps. Waking takes tens of microseconds,
+    /// and with more ranks than cores they add up to a fifth of the time (benches/RESULTS.md); but looking takes time from
+    /// a backward pass.
+    const fn spin(self) -> Duration {
+        match self {
+            Self::Waits => Duration::from_millis(1),
+            Self::Computes => Duration::from_micros(50),
+        }
+    }
+}
 
 /// One connection to each neighbour.
 pub(crate) struct Lane {
@@ -58,6 +73,8 @@ pub(crate) struct Engine {
     pub(crate) deadline: Duration,
     /// The number of the last operation.
     pub(crate) seq: u64,
+    /// Of the operation under way.
+    pub(crate) caller: Caller,
 }
 
 /// An operation, before it has a number.
@@ -124,7 +141,7 @@ impl Engine {
         let num_stripes =
             if call.striped { (bytes / MIN_STRIPE_BYTES).clamp(1, self.lanes.len()) } else { 1 };
         let shared_segment = self.agreed.segment_bytes / size_of::<T>();
-        let driver = Driver { terms, control: &self.control, deadline: started + self.deadline };
+        let driver = Driver { terms, control: &self.control, deadline: started + self.deadline, spin: self.caller.spin() };
         let whole = 0..buffer.len();
         let mut rest = &mut *buffer;
         let mut stripes = Vec::with_capacity(num_stripes);
@@ -175,6 +192,7 @@ struct Driver<'a> {
     terms: Terms,
     control: &'a Control,
     deadline: Instant,
+    spin: Duration,
 }
 
 impl Driver<'_> {
@@ -203,7 +221,7 @@ impl Driver<'_> {
             let now = Instant::now();
             if let Some(since) = idle_since.filter(|_| moved || status == Status::Done) {
                 waited += now - since;
-                peers_are_quick = now - since < 4 * SPIN;
+                peers_are_quick = now - since < 4 * self.spin;
                 idle_since = None;
             }
             if status == Status::Done {
@@ -213,7 +231,7 @@ impl Driver<'_> {
                 return Err(DistError::Fault(fault));
             }
             let since = *idle_since.get_or_insert(now);
-            if peers_are_quick && now - since < SPIN {
+            if peers_are_quick && now - since < self.spin {
                 std::thread::yield_now();
                 continue;
             }

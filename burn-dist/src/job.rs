@@ -14,7 +14,7 @@ use crate::{
     assemble::Assembled,
     config::Config,
     control::{Control, Farewell},
-    engine::Engine,
+    engine::{Caller, Engine},
     error::{DistError, Result},
     flight::FlightRecorder,
     rendezvous::{Door, Roster},
@@ -98,6 +98,7 @@ impl Job {
         // Not to be overtaken by what is started from now on.
         let mut engine = lock(&self.desk.engine);
         drop(queued);
+        engine.caller = Caller::Waits;
         operation(&mut engine)
     }
 
@@ -109,7 +110,9 @@ impl Job {
             let desk = Arc::clone(&self.desk);
             let thread = thread::Builder::new().name("burn-dist data".into()).spawn(move || {
                 for (task, _place) in queue {
-                    task(&mut lock(&desk.engine));
+                    let mut engine = lock(&desk.engine);
+                    engine.caller = Caller::Computes;
+                    task(&mut engine);
                 }
             });
             let thread =

@@ -195,8 +195,6 @@ fn all_reduces(comm: &Communicator, way: Way, counts: &[usize], repeat: usize) -
     let world_size = comm.rank().world_size().count();
     let mut rows = Vec::new();
     for &count in counts {
-        // What is short is timed more often.
-        let repeat = if count <= 65_536 { repeat * 10 } else { repeat };
         let started = std::time::Instant::now();
         let timing = measure::all_reduce(comm, count, repeat)?;
         let mut cpu = [timing.cpu_s / started.elapsed().as_secs_f64()];
