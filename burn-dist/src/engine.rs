@@ -141,7 +141,12 @@ impl Engine {
         let num_stripes =
             if call.striped { (bytes / MIN_STRIPE_BYTES).clamp(1, self.lanes.len()) } else { 1 };
         let shared_segment = self.agreed.segment_bytes / size_of::<T>();
-        let driver = Driver { terms, control: &self.control, deadline: started + self.deadline, spin: self.caller.spin() };
+        let driver = Driver {
+            terms,
+            control: &self.control,
+            deadline: started + self.deadline,
+            spin: self.caller.spin(),
+        };
         let whole = 0..buffer.len();
         let mut rest = &mut *buffer;
         let mut stripes = Vec::with_capacity(num_stripes);
