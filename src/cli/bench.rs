@@ -35,7 +35,7 @@ enum Bench {
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct Data {
-    /// A folder of class folders, a tar of one, or another data set that `sprint train` takes
+    /// A folder of class folders, a tar of one, or another path that `sprint train` takes
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// A recipe: times the images of its phases, and compares with what its devices take [default: random-resized crops
