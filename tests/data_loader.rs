@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/source.rs"]
+mod source;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -15,6 +18,7 @@ use burn_sprint::data::{
     Batch, Channels, CropRule, DataError, Loader, LoaderConfig, Location, OnBadFile, Pass, Picture,
     SampleError, SampleFault, Source, Split, Tail, Transform, open, shuffle,
 };
+use source::classes_in_turn;
 
 /// Pictures of which the first bytes say their index; some are bad.
 #[derive(Debug)]
@@ -38,25 +42,7 @@ impl Numbered {
 }
 
 impl Source for Numbered {
-    fn num_images(&self) -> usize {
-        self.num_images
-    }
-
-    fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
-
-    fn label(&self, index: usize) -> u32 {
-        (index % 2) as u32
-    }
-
-    fn name(&self, index: usize) -> String {
-        format!("picture {index}")
-    }
-
-    fn channels(&self) -> Channels {
-        Channels::Rgb
-    }
+    classes_in_turn!();
 
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
         self.num_reads.fetch_add(1, Ordering::SeqCst);

@@ -6,7 +6,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::thread;
+#[path = "common/by_library.rs"]
+mod by_library;
+mod common;
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
@@ -14,9 +16,9 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams, SgdConfig, momentum::MomentumConfig},
     tensor::{Device, Tensor, TensorData, activation::tanh},
 };
-use burn_dist::{
-    BucketConfig, Communicator, Config, DataParallel, DataParallelConfig, DistError, NonFinite, WorldSize,
-};
+use burn_dist::{BucketConfig, Communicator, DataParallel, DataParallelConfig, DistError, NonFinite};
+
+use common::cpus;
 
 const INPUTS: usize = 5;
 
@@ -108,18 +110,8 @@ fn on_ranks<T: Send>(
     work: impl Fn(Communicator, Device) -> T + Sync,
     check: impl Fn(&str, Vec<T>),
 ) {
-    let mut devices = vec![("flex", Device::flex())];
-    #[cfg(feature = "ndarray")]
-    #[allow(deprecated)]
-    devices.push(("ndarray", Device::ndarray()));
-    for (name, device) in devices {
-        let mesh = Communicator::local_mesh(WorldSize::new(world).unwrap(), &Config::default()).unwrap();
-        let results = thread::scope(|scope| {
-            let start = |comm| scope.spawn(|| work(comm, device.clone().autodiff()));
-            let ranks: Vec<_> = mesh.into_iter().map(start).collect();
-            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-        });
-        check(name, results);
+    for (name, device) in cpus() {
+        check(name, by_library::on_ranks(world, |comm| work(comm, device.clone().autodiff())));
     }
 }
 

@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/source.rs"]
+mod source;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -26,22 +28,13 @@ use burn_sprint::{
     },
     train::{About, Classifier, Normalizer, comparable_crop, evaluate},
 };
-use common::{Random, sprint, word};
+use common::{Random, cpus, sprint, word};
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use source::classes_in_turn;
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data")
-}
-
-/// Every CPU backend that is compiled in, by name.
-fn devices() -> Vec<(&'static str, Device)> {
-    #[allow(unused_mut, reason = "one backend may be all there is")]
-    let mut devices = vec![("flex", Device::flex())];
-    #[cfg(feature = "ndarray")]
-    #[allow(deprecated)]
-    devices.push(("ndarray", Device::ndarray()));
-    devices
 }
 
 /// Floats of a tensor in a safetensors file, widened where they are halves.
@@ -70,7 +63,7 @@ fn half_normalization_is_pytorchs() {
     let bytes = fs::read(fixtures().join("golden_tensors.safetensors")).unwrap();
     let expected = floats(&SafeTensors::deserialize(&bytes).unwrap(), "half table");
     let pixels: Vec<u8> = (0..=255).flat_map(|byte| [byte; 3]).collect();
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         let normalization = Normalization { half: true, ..Normalization::imagenet(3) };
         let images = Normalizer::new(&normalization, &device).images(&pixels, [1, 16, 16, 3]);
         assert_eq!(images.dims(), [1, 3, 16, 16]);
@@ -140,7 +133,7 @@ fn evaluation_tensors_are_torchvisions() {
     );
     let batch = Loader::new(source.clone(), config).unwrap().next().unwrap().unwrap();
     let expected: Vec<f32> = source.class_names().iter().flat_map(|name| floats(&tensors, name)).collect();
-    for (device_name, device) in devices() {
+    for (device_name, device) in cpus() {
         let normalization = Normalization::imagenet(3);
         let (images, _) = Normalizer::new(&normalization, &device).tensors(&batch);
         let got: Vec<f32> = images.clone().into_data().iter().collect();
@@ -228,6 +221,7 @@ fn rectangles_are_bounded() {
 /// Pictures of many shapes; some cannot be decoded, and of some not even the size is to be had.
 #[derive(Debug)]
 struct Shapes {
+    num_images: usize,
     sizes: Vec<(usize, usize)>,
     class_names: Vec<String>,
     bad: Vec<usize>,
@@ -240,7 +234,7 @@ impl Shapes {
         let mut side = || 12 + random.below(30) as usize;
         let sizes = (0..num_images).map(|_| (side(), side())).collect();
         let class_names = (0..7).map(|class| class.to_string()).collect();
-        Self { sizes, class_names, bad: Vec::new(), headless: Vec::new() }
+        Self { num_images, sizes, class_names, bad: Vec::new(), headless: Vec::new() }
     }
 
     fn fault(&self, index: usize) -> SampleError {
@@ -249,25 +243,7 @@ impl Shapes {
 }
 
 impl Source for Shapes {
-    fn num_images(&self) -> usize {
-        self.sizes.len()
-    }
-
-    fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
-
-    fn label(&self, index: usize) -> u32 {
-        (index % self.class_names.len()) as u32
-    }
-
-    fn name(&self, index: usize) -> String {
-        format!("picture {index}")
-    }
-
-    fn channels(&self) -> Channels {
-        Channels::Rgb
-    }
+    classes_in_turn!();
 
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
         if self.bad.contains(&index) {
@@ -352,7 +328,7 @@ fn ranks_share_chunks_out() {
 #[test]
 fn rectangular_accuracy_does_not_depend_on_the_world_size() {
     let source = Arc::new(Shapes::new(37));
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         let model = network(7, &device);
         let normalizer = Normalizer::new(&Normalization::imagenet(3), &device);
         let sums = |world_size| {

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/by_library.rs"]
+mod by_library;
 #[path = "common/mod.rs"]
 mod common;
 #[path = "../burn-resnet/tests/common/mod.rs"]
@@ -25,11 +27,11 @@ use burn_resnet::{
 };
 use burn_sprint::{
     config::{DataFacts, Ema, Loss, OptimizerConfig, OptimizerRule, Plan, Sources},
-    data::{Copies, Location},
-    record::{EndReason, ProgressMode, RunInfo},
-    train::{Average, Classifier, Job, Mix, Optimizer, Stop, Targets, run, training_loss},
+    record::EndReason,
+    train::{Average, Classifier, Mix, Optimizer, Targets, training_loss},
 };
-use common::{NUM_STEPS, assert_same_end, checkpoints, killed_after, rows, sprint, tiny, word, write_idx};
+use by_library::train_rank;
+use common::{NUM_STEPS, assert_same_end, checkpoints, killed_after, rows, sprint, word, write_idx};
 use resnet::{Fixture, bits, for_each_cpu_device, hashed, images, relative, values};
 
 const NUM_UPDATES: usize = 4;
@@ -278,28 +280,10 @@ fn boxes_are_those_of_torchvision() {
     }
 }
 
-/// A run by the library of the tiny recipe with `set` on top of it, all of whose checkpoints are kept.
+/// A run by one rank to its end, all of whose checkpoints are kept.
 fn train(data: &Path, out: &Path, set: &[&str], resume: bool) {
-    let words = tiny(data, out).into_iter().skip_while(|word| word != "--set").filter(|word| word != "--set");
-    let set = words.chain(["checkpoint.keep=100".to_owned()]).chain(set.iter().map(|&word| word.to_owned()));
-    let sources = Sources { preset: Some("default".into()), set: set.collect(), ..Sources::default() };
-    let pictures = Copies::open(&Location::Path(data.into()), std::iter::empty(), 0.2).unwrap();
-    let facts = DataFacts::of(&pictures.main().train);
-    let plan = Plan::new(sources.resolve().unwrap(), facts, WorldSize::ONE).unwrap();
-    let outcome = run(Job {
-        plan: &plan,
-        data: &pictures,
-        device: &Device::flex(),
-        comm: Communicator::single(),
-        out,
-        resume,
-        rehearse: false,
-        stop: &Stop::new(),
-        progress: ProgressMode::Silent,
-        info: RunInfo::default(),
-        now_s: 0.0,
-    })
-    .unwrap();
+    let set = [&["checkpoint.keep=100"], set].concat();
+    let outcome = train_rank(Communicator::single(), data, out, &set, |job| job.resume = resume).unwrap();
     assert_eq!((outcome.reason, outcome.progress.step), (EndReason::Done, NUM_STEPS));
 }
 

@@ -13,10 +13,9 @@ mod eight_machines;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use burn::tensor::{Device, ElementConversion};
+use burn::tensor::ElementConversion;
 use burn_resnet::{Depth, ResNetConfig, Start};
 use burn_sprint::{
     config::Normalization,
@@ -24,7 +23,7 @@ use burn_sprint::{
     record::{Event, Row, TensorBoard, dawn_rows, dawn_tsv, read_dawn_tsv, read_events, time_to_accuracy},
     train::{Normalizer, cross_entropy, evaluate, target_rank},
 };
-use common::{NUM_VAL, SIDE, shared, write_idx};
+use common::{NUM_VAL, SIDE, cpus, peer, shared, write_idx};
 use eight_machines::{WORLD_SIZE, scalars};
 use serde_json::Value;
 
@@ -60,11 +59,7 @@ fn check_21_accuracy_is_over_images_whatever_the_batches() {
     let temp = tempfile::tempdir().unwrap();
     write_idx(temp.path());
     let val = open_pair(&Location::Path(temp.path().into()), None, 0.2).unwrap().val;
-    let mut devices = vec![Device::flex()];
-    #[cfg(feature = "ndarray")]
-    #[allow(deprecated)]
-    devices.push(Device::ndarray());
-    for device in devices {
+    for (name, device) in cpus() {
         let config =
             ResNetConfig::new(Depth::D8, 4).unwrap().with_width(2).unwrap().with_channels(1).unwrap();
         let model = config.init_with(1, &device, Start { last_gain: 1.0, ..Start::default() });
@@ -84,7 +79,7 @@ fn check_21_accuracy_is_over_images_whatever_the_batches() {
             assert_eq!(got.num_images, NUM_VAL as u64);
             assert_eq!(got.top1, 100.0 * right as f64 / NUM_VAL as f64);
             assert_eq!(got.top5, 100.0, "of four classes");
-            assert!((got.loss - loss).abs() < 1e-6, "{} {loss}", got.loss);
+            assert!((got.loss - loss).abs() < 1e-6, "{name}: {} {loss}", got.loss);
         }
     }
 }
@@ -212,18 +207,8 @@ fn check_22_our_events_have_the_tags_of_2018_and_their_values() {
 fn check_22_tensorboard_reads_our_events() {
     let temp = tempfile::tempdir().unwrap();
     let Some((_, ours)) = written_anew(temp.path()) else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/tensorboard_reads.py");
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    let read = Command::new(&python).arg(script).arg(temp.path().join("tb")).output();
-    let read = match read {
-        Ok(read) if read.status.success() => read,
-        Ok(read) if String::from_utf8_lossy(&read.stderr).contains("No module named 'tensorboard'") => {
-            return eprintln!("SKIP: {python} has no tensorboard (PYTHON names another one)");
-        }
-        Ok(read) => panic!("{}", String::from_utf8_lossy(&read.stderr)),
-        Err(error) => return eprintln!("SKIP: {python}: {error}"),
-    };
-    let tags: serde_json::Map<String, Value> = serde_json::from_slice(&read.stdout).unwrap();
+    let Some(read) = peer("tensorboard_reads.py", "tensorboard", [temp.path().join("tb")]) else { return };
+    let tags: serde_json::Map<String, Value> = serde_json::from_str(&read).unwrap();
     for (tag, _) in SHARED.into_iter().chain([EVAL]) {
         assert!(tags.contains_key(tag), "{tag}");
     }

@@ -6,30 +6,23 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/by_library.rs"]
+mod by_library;
 mod common;
 
-use std::{fs, path::Path, thread};
+use std::{fs, path::Path};
 
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
-use burn_dist::{Communicator, Config, DataParallel, DataParallelConfig, NonFinite, WorldSize};
+use burn_dist::{Communicator, DataParallel, DataParallelConfig, NonFinite};
 use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
 use burn_sprint::{
     Error, Result,
-    config::{DataFacts, Loss, LossScale, OptimizerConfig, Plan, Sources},
-    data::{Copies, Location},
-    record::{EndReason, ProgressMode, RunInfo},
-    train::{Job, Optimizer, Outcome, Scaler, StepConfig, StepResult, Stop, run, step},
+    config::{Loss, LossScale, OptimizerConfig},
+    record::EndReason,
+    train::{Job, Optimizer, Outcome, Scaler, StepConfig, StepResult, step},
 };
-use common::{NUM_STEPS, NUM_TRAIN, Random, assert_same_end, checkpoints, rows, tiny, write_idx};
-
-fn cpus() -> Vec<(&'static str, Device)> {
-    #[cfg_attr(not(feature = "ndarray"), allow(unused_mut))]
-    let mut all = vec![("flex", Device::flex())];
-    #[cfg(feature = "ndarray")]
-    #[allow(deprecated, reason = "a second opinion for tests")]
-    all.push(("ndarray", Device::ndarray()));
-    all
-}
+use by_library::{on_ranks, train_rank};
+use common::{NUM_STEPS, NUM_TRAIN, Random, assert_same_end, checkpoints, cpus, rows, write_idx};
 
 /// A network in training, and everything a step moves.
 struct Training {
@@ -161,38 +154,9 @@ fn train(
     set: &[&str],
     tell: impl Fn(&mut Job<'_>) + Sync,
 ) -> Vec<Result<Outcome>> {
-    let mesh = Communicator::local_mesh(WorldSize::new(world_size).unwrap(), &Config::default()).unwrap();
-    let one = |comm: Communicator| {
+    on_ranks(world_size, |comm| {
         let out = data.join(format!("{out}-{}", comm.rank().index()));
-        let words = tiny(data, &out).into_iter().skip_while(|word| word != "--set");
-        let words = words.filter(|word| word != "--set").chain(set.iter().map(|&word| word.to_owned()));
-        let sources = Sources { preset: Some("default".into()), set: words.collect(), ..Sources::default() };
-        let pictures = Copies::open(&Location::Path(data.into()), [], 0.2).unwrap();
-        let plan = Plan::new(
-            sources.resolve().unwrap(),
-            DataFacts::of(&pictures.main().train),
-            comm.rank().world_size(),
-        );
-        let (plan, stop) = (plan.unwrap(), Stop::new());
-        let mut job = Job {
-            plan: &plan,
-            data: &pictures,
-            device: &Device::flex(),
-            comm,
-            out: &out,
-            resume: false,
-            rehearse: false,
-            stop: &stop,
-            progress: ProgressMode::Silent,
-            info: RunInfo::default(),
-            now_s: 0.0,
-        };
-        tell(&mut job);
-        run(job)
-    };
-    thread::scope(|scope| {
-        let ranks: Vec<_> = mesh.into_iter().map(|comm| scope.spawn(|| one(comm))).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        train_rank(comm, data, &out, set, &tell)
     })
 }
 

@@ -5,21 +5,25 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/by_library.rs"]
+mod by_library;
 mod common;
+
+use std::path::Path;
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     optim::GradientsParams,
     tensor::{Device, Int, Tensor, TensorData},
 };
-use burn_dist::{Communicator, DataParallel, DataParallelConfig, WorldSize};
+use burn_dist::{Communicator, DataParallel, DataParallelConfig};
 use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
 use burn_sprint::{
-    config::{DataFacts, Loss, OptimizerConfig, Plan, Sources},
-    data::{Copies, Location},
-    record::{EndReason, ProgressMode, RunInfo},
-    train::{EpochTotals, Job, Optimizer, StepConfig, Stop, cross_entropy, run, step, target_rank},
+    config::{Loss, OptimizerConfig},
+    record::EndReason,
+    train::{EpochTotals, Optimizer, StepConfig, cross_entropy, step, target_rank},
 };
+use by_library::train_rank;
 use common::{
     NUM_STEPS, Random, STEPS_PER_EPOCH, assert_same_end, checkpoints, rows, sets, sprint, tiny, word,
     write_idx,
@@ -35,28 +39,9 @@ fn network() -> ResNet {
     config.init_with(1, &flex().autodiff(), Start { last_gain: 1.0, ..Start::default() })
 }
 
-/// Data with everything about them, and a run by the library with its words as `--set` takes them.
-fn train(data: &std::path::Path, out: &std::path::Path, set: &[&str]) {
-    let words = tiny(data, out).into_iter().skip_while(|word| word != "--set").filter(|word| word != "--set");
-    let set = words.chain(set.iter().map(|&word| word.to_owned())).collect();
-    let sources = Sources { preset: Some("default".into()), set, ..Sources::default() };
-    let pictures = Copies::open(&Location::Path(data.into()), None, 0.2).unwrap();
-    let facts = DataFacts { num_train: pictures.main().train.num_images(), num_classes: 4, channels: 1 };
-    let plan = Plan::new(sources.resolve().unwrap(), facts, WorldSize::ONE).unwrap();
-    let outcome = run(Job {
-        plan: &plan,
-        data: &pictures,
-        device: &flex(),
-        comm: Communicator::single(),
-        out,
-        resume: false,
-        rehearse: false,
-        stop: &Stop::new(),
-        progress: ProgressMode::Silent,
-        info: RunInfo::default(),
-        now_s: 0.0,
-    })
-    .unwrap();
+/// A run by one rank to its end.
+fn train(data: &Path, out: &Path, set: &[&str]) {
+    let outcome = train_rank(Communicator::single(), data, out, set, |_| {}).unwrap();
     assert_eq!((outcome.reason, outcome.progress.step), (EndReason::Done, NUM_STEPS));
 }
 

@@ -6,20 +6,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/by_library.rs"]
+mod by_library;
 mod common;
 
-use std::{fs, path::Path, thread};
+use std::{fs, path::Path};
 
-use burn::tensor::Device;
-use burn_dist::{Communicator, Config, WorldSize};
-use burn_sprint::{
-    Error, Result,
-    config::{DataFacts, Plan, Sources},
-    data::{Copies, Location},
-    record::{EndReason, ProgressMode, RunInfo},
-    train::{Job, Outcome, Stop, run},
-};
-use common::{NUM_TRAIN, NUM_VAL, Random, assert_same_end, checkpoints, killed_after, rows, tiny, write_idx};
+use burn_sprint::{Error, Result, record::EndReason, train::Outcome};
+use by_library::{on_ranks, train_rank};
+use common::{NUM_TRAIN, NUM_VAL, Random, assert_same_end, checkpoints, killed_after, rows, write_idx};
 
 const WORLD: u32 = 2;
 /// Of the tiny recipe with 16 images a rank.
@@ -40,38 +35,14 @@ fn train<'a>(data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync) -> Vec<Result
 }
 
 fn train_on<'a>(world: u32, data: &Path, told: impl Fn(usize) -> Rank<'a> + Sync) -> Vec<Result<Outcome>> {
-    let mesh = Communicator::local_mesh(WorldSize::new(world).unwrap(), &Config::default()).unwrap();
-    let told = &told;
-    let one = |comm: Communicator| {
+    on_ranks(world, |comm| {
         let Rank { set, out, resume, stop } = told(comm.rank().index());
-        let words = tiny(data, &out).into_iter().skip_while(|word| word != "--set");
-        let words = words.filter(|word| word != "--set").chain(set.into_iter().map(str::to_owned));
-        let sources = Sources { preset: Some("default".into()), set: words.collect(), ..Sources::default() };
-        let config = sources.resolve().unwrap();
-        let copies = config.phase.iter().filter_map(|phase| phase.data.as_deref());
-        let pictures = Copies::open(&Location::Path(data.into()), copies, 0.2).unwrap();
-        let plan = Plan::new(config, DataFacts::of(&pictures.main().train), comm.rank().world_size());
-        let wish = Stop::new();
-        if stop {
-            wish.request();
-        }
-        run(Job {
-            plan: &plan.unwrap(),
-            data: &pictures,
-            device: &Device::flex(),
-            comm,
-            out: &out,
-            resume,
-            rehearse: false,
-            stop: &wish,
-            progress: ProgressMode::Silent,
-            info: RunInfo::default(),
-            now_s: 0.0,
+        train_rank(comm, data, &out, &set, |job| {
+            job.resume = resume;
+            if stop {
+                job.stop.request();
+            }
         })
-    };
-    thread::scope(|scope| {
-        let ranks: Vec<_> = mesh.into_iter().map(|comm| scope.spawn(|| one(comm))).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
 

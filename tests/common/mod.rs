@@ -1,16 +1,18 @@
-//! What the tests of the command share: a data set small enough for a second of training, the command as a process,
-//! and a run's files in a form that can be compared.
+//! What tests share: a data set small enough for a second of training, the command as a process, a run's files in a form
+//! that can be compared, backends, and Python where it is there.
 
 #![allow(dead_code, unreachable_pub, reason = "every test program uses its own part of this")]
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    env, fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use burn::tensor::Device;
 use serde_json::Value;
 
 /// Nothing in these tests takes so long: past it something hangs.
@@ -26,6 +28,16 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Every CPU backend that is compiled in, by name.
+pub fn cpus() -> Vec<(&'static str, Device)> {
+    #[cfg_attr(not(feature = "ndarray"), allow(unused_mut))]
+    let mut all = vec![("flex", Device::flex())];
+    #[cfg(feature = "ndarray")]
+    #[allow(deprecated, reason = "a second opinion for tests")]
+    all.push(("ndarray", Device::ndarray()));
+    all
+}
+
 pub const NUM_CLASSES: usize = 4;
 /// Side of the pictures.
 pub const SIDE: usize = 28;
@@ -33,7 +45,7 @@ pub const SIDE: usize = 28;
 pub const NUM_TRAIN: usize = 165;
 pub const NUM_VAL: usize = 40;
 pub const STEPS_PER_EPOCH: u64 = 10;
-/// Of the [`tiny`] recipe: an epoch in the first phase, two in the second.
+/// Of the recipe [`TINY`]: an epoch in the first phase, two in the second.
 pub const NUM_STEPS: u64 = 30;
 
 /// Knuth's MMIX generator: the same numbers everywhere.
@@ -111,6 +123,50 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// The interpreter that `PYTHON` names, else `python3`; or a visible word that it, or one of the packages, is not there.
+pub fn python(packages: &[&str]) -> Option<Command> {
+    const LOOK: &str = "import importlib.util, sys; \
+                        print(*(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))";
+    let python = env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+    let look = match Command::new(&python).args(["-c", LOOK]).args(packages).output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            eprintln!("SKIP: there is no {python} (PYTHON names another one)");
+            return None;
+        }
+        look => Output::of(look.unwrap()).ok(),
+    };
+    let missing = look.stdout.trim();
+    if !missing.is_empty() {
+        eprintln!("SKIP: {python} has no {missing} (PYTHON names another one)");
+        return None;
+    }
+    Some(Command::new(python))
+}
+
+/// What a script of `benches/peers` prints, where [`python`] has its package.
+pub fn peer(script: &str, package: &str, words: impl IntoIterator<Item = PathBuf>) -> Option<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(script);
+    let output = python(&[package])?.arg(script).args(words).output().unwrap();
+    Some(Output::of(output).ok().stdout)
+}
+
+/// All files below a folder, by their path in it.
+pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(folder: &Path, root: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, root, found);
+            } else {
+                found.insert(path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(folder, folder, &mut found);
+    found
+}
+
 /// What a command left.
 #[derive(Debug)]
 pub struct Output {
@@ -162,26 +218,28 @@ pub fn word(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// `sprint train` of a ResNet-8 of width 4: both kinds of augmentation, two image sizes, [`NUM_STEPS`] steps. Needs
-/// [`write_idx`]'s data, or [`write_folder`]'s.
+/// A ResNet-8 of width 4: both kinds of augmentation, two image sizes, [`NUM_STEPS`] steps.
+pub const TINY: [&str; 5] = [
+    "seed=3",
+    "model.depth=8",
+    "model.width=4",
+    "phase=[\
+        {epochs=1, size=28, batch_size=16, lr=[0.0, 0.1], augment='pad-and-crop', padding=1}, \
+        {epochs=2, size=24, batch_size=16, lr=[0.1, 0.0], augment='random-resized-crop'}]",
+    "checkpoint.every_steps=3",
+];
+
+/// `sprint train` of the recipe [`TINY`]. Needs [`write_idx`]'s data, or [`write_folder`]'s.
 pub fn tiny(data: &Path, out: &Path) -> Vec<String> {
     let mut words: Vec<String> =
         ["train", "--preset", "default", "--data", &word(data), "--out", &word(out)].map(String::from).into();
-    words.extend(sets(&[
-        "seed=3",
-        "model.depth=8",
-        "model.width=4",
-        "phase=[\
-            {epochs=1, size=28, batch_size=16, lr=[0.0, 0.1], augment='pad-and-crop', padding=1}, \
-            {epochs=2, size=24, batch_size=16, lr=[0.1, 0.0], augment='random-resized-crop'}]",
-        "checkpoint.every_steps=3",
-    ]));
+    words.extend(sets(&TINY));
     words
 }
 
 /// `--set` before each.
-pub fn sets(assignments: &[&str]) -> Vec<String> {
-    assignments.iter().flat_map(|assignment| ["--set".to_owned(), (*assignment).to_owned()]).collect()
+pub fn sets<S: AsRef<str>>(assignments: &[S]) -> Vec<String> {
+    assignments.iter().flat_map(|assignment| ["--set".to_owned(), assignment.as_ref().to_owned()]).collect()
 }
 
 /// The rows of a run without what clocks say.
