@@ -5,41 +5,43 @@
 //! Method: a server on loopback that answers 503, cuts off, falls silent, turns bits, dies and comes back, at requests
 //! that the test names; runs by the command and by ranks as threads, compared bit for bit with a run from the folder.
 
+#![cfg(feature = "remote")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/by_library.rs"]
+mod by_library;
 mod common;
 #[path = "common/store_server.rs"]
 mod store_server;
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Stdio},
+    sync::OnceLock,
     thread,
     time::Duration,
 };
 
-use burn::tensor::Device;
-use burn_dist::{Communicator, Config, Rank, WorldSize};
+use burn_dist::{Rank, WorldSize};
 use burn_sprint::{
     Error,
-    config::{DataFacts, Plan, Sources},
     data::{
-        Address, Channels, Copies, DataError, Loader, LoaderConfig, Location, OnBadFile, Pass, Picture,
-        Remote, SampleFault, SharedSource, Shuffle, Split, Tail, Transform, open, open_pair,
+        Address, Channels, DataError, Loader, LoaderConfig, Location, OnBadFile, Pass, Picture, Remote,
+        SampleFault, SharedSource, Shuffle, Split, Tail, Transform, open, open_pair,
     },
-    record::{ProgressMode, RunInfo},
-    train::{Job, Stop, run},
 };
+use by_library::{on_ranks, train_rank};
 use common::{
-    NUM_CLASSES, NUM_TRAIN, NUM_VAL, Random, SIDE, assert_same_end, checkpoints, command, pattern, sets,
-    sprint, tiny, wait_until, word,
+    NUM_CLASSES, NUM_TRAIN, NUM_VAL, Random, SIDE, assert_same_end, checkpoints, command, files, pattern,
+    python, sets, sprint, tiny, wait_until, word,
 };
 use store_server::{Answer, Server};
 
 /// Pictures in a shard.
 const IN_SHARD: usize = 5;
-/// Of the [`tiny`] recipe.
+/// Of the recipe [`common::TINY`].
 const SEED: u64 = 3;
 
 /// A shard of `count` PNGs as `sprint prepare` writes it: a tar, and its index.
@@ -134,25 +136,24 @@ impl Bench {
         open(&Location::Remote(remote), split)
     }
 
+    /// What a run is told on top of the tiny recipe.
+    fn set(&self, patience_s: f64) -> Vec<String> {
+        vec![
+            "data.mean=[0.5, 0.5, 0.5]".into(),
+            "data.std=[0.25, 0.25, 0.25]".into(),
+            "data.num_workers=2".into(),
+            // At the end of epochs alone: whatever else is saved is saved because the store is away.
+            "checkpoint.every_steps=0".into(),
+            format!("data.store.cache_dir={}", word(&self.path("cache"))),
+            format!("data.store.patience_s={patience_s:?}"),
+        ]
+    }
+
     /// The words of a tiny run of data at `data`.
     fn words(&self, data: &Path, run: &str, patience_s: f64) -> Vec<String> {
         let mut words = tiny(data, &self.path(run));
-        words.extend(sets(&[
-            "data.mean=[0.5, 0.5, 0.5]",
-            "data.std=[0.25, 0.25, 0.25]",
-            "data.num_workers=2",
-            // At the end of epochs alone: whatever else is saved is saved because the store is away.
-            "checkpoint.every_steps=0",
-            &format!("data.store.cache_dir={}", word(&self.path("cache"))),
-            &format!("data.store.patience_s={patience_s:?}"),
-        ]));
+        words.extend(sets(&self.set(patience_s)));
         words
-    }
-
-    /// A run from the folder, never disturbed.
-    fn whole(&self) -> PathBuf {
-        sprint(self.words(&self.path("data"), "whole", 60.0)).ok();
-        self.path("whole")
     }
 
     /// The words of a run from the server.
@@ -183,10 +184,18 @@ impl Bench {
     fn run_without(&self, shard: &str, num_steps: u64, patience_s: f64) -> Child {
         let missing = shard.to_owned();
         self.server.answer(move |path, _| if path == missing { Answer::Status(503) } else { Answer::Serve });
-        let child = command(self.served(patience_s)).spawn().unwrap();
+        let mut child = command(self.served(patience_s)).spawn().unwrap();
         let rows = self.path("run/metrics.jsonl");
         let row = format!("\"step\":{},", num_steps - 1);
-        wait_until("the run does not begin", || fs::read_to_string(&rows).unwrap_or_default().contains(&row));
+        wait_until("the run does not begin", || {
+            let has_come = fs::read_to_string(&rows).unwrap_or_default().contains(&row);
+            if !has_come && child.try_wait().unwrap().is_some() {
+                let mut said = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("the run ended: {said}");
+            }
+            has_come
+        });
         child
     }
 }
@@ -201,7 +210,23 @@ fn contents(source: &SharedSource) -> Vec<(u32, Vec<u8>)> {
     (0..source.num_images()).map(one).collect()
 }
 
+/// A run from a folder, never disturbed: one for all tests.
+fn whole() -> &'static Path {
+    static WHOLE: OnceLock<PathBuf> = OnceLock::new();
+    WHOLE.get_or_init(|| {
+        let bench = Bench::new();
+        // Statics are never dropped: what stays is among what Cargo made.
+        let run =
+            tempfile::Builder::new().prefix("whole-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep();
+        sprint(bench.words(&bench.path("data"), &word(&run), 60.0)).ok();
+        run
+    })
+}
+
+/// What the cache's files take. Under its lock, or files come and go meanwhile.
 fn cached_bytes(folder: &Path) -> u64 {
+    let lock = fs::File::open(folder.join("lock")).unwrap();
+    lock.lock().unwrap();
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
 
@@ -211,6 +236,13 @@ fn away(result: Result<(), burn_sprint::data::SampleError>) -> String {
         error if matches!(error.fault, SampleFault::Away(_)) => error.to_string(),
         error => panic!("{error}"),
     }
+}
+
+/// For how long a message says that the store was tried.
+#[track_caller]
+fn tried_s(message: &str) -> f64 {
+    let (_, after) = message.split_once("; tried for ").unwrap_or_else(|| panic!("{message}"));
+    after.split(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -282,7 +314,7 @@ fn what_lasts_is_said_at_once_and_what_passes_after_the_limit() {
     assert!(message.contains("/val-1.tar: access is refused: credentials come from"), "{message}");
     let message = away(val.read(2 * IN_SHARD, &mut picture));
     assert!(message.contains("/val-2.tar: Server returned non-2xx status code: 503"), "{message}");
-    assert!(message.contains("; tried for 4."), "{message}");
+    assert!(tried_s(&message) >= 4.0, "{message}");
     assert!(!message.contains('\n'));
 
     bench.server.answer(|_, _| Answer::Status(404));
@@ -398,13 +430,12 @@ fn the_words_that_are_wrong_are_told() {
 #[test]
 fn a_run_goes_on_when_the_store_comes_back() {
     let mut bench = Bench::new();
-    let whole = bench.whole();
     let (shard, num_steps) = bench.latest_shard(Rank::SINGLE);
     let child = bench.run_without(&shard, num_steps, 60.0);
     bench.server.kill();
     bench.server.restart();
     common::Output::of(child.wait_with_output().unwrap()).ok();
-    assert_same_end(&bench.path("run"), &whole);
+    assert_same_end(&bench.path("run"), whole());
 }
 
 /// Gone for good: the run ends by itself, its state saved after the last step that it could make; it goes on from there
@@ -412,13 +443,12 @@ fn a_run_goes_on_when_the_store_comes_back() {
 #[test]
 fn a_run_ends_with_its_state_saved_when_the_store_stays_away() {
     let mut bench = Bench::new();
-    let whole = bench.whole();
     let (shard, num_steps) = bench.latest_shard(Rank::SINGLE);
     let child = bench.run_without(&shard, num_steps, 4.0);
     bench.server.kill();
     let output = common::Output::of(child.wait_with_output().unwrap());
     let message = output.error(1);
-    assert!(message.contains(&format!("/{shard}: ")) && message.contains("; tried for 4."), "{message}");
+    assert!(message.contains(&format!("/{shard}: ")) && tried_s(message) >= 4.0, "{message}");
     assert!(message.contains(&format!("the state after step {num_steps} is saved")), "{message}");
     assert_eq!(checkpoints(&bench.path("run")).pop().unwrap().0, num_steps);
     let config = fs::read_to_string(bench.path("run/config.toml")).unwrap();
@@ -430,14 +460,13 @@ fn a_run_ends_with_its_state_saved_when_the_store_stays_away() {
     // The first run ended with a row that says so.
     let rows = bench.path("run/metrics.jsonl");
     assert!(!fs::read_to_string(&rows).unwrap().contains("\"failed\""));
-    assert_same_end(&bench.path("run"), &whole);
+    assert_same_end(&bench.path("run"), whole());
 }
 
 /// The same while it evaluates: the epoch's training is not lost.
 #[test]
 fn a_store_that_leaves_during_an_evaluation_costs_no_step() {
     let mut bench = Bench::new();
-    let whole = bench.whole();
     bench.server.answer(|path, _| if path == "val-3.tar" { Answer::Status(503) } else { Answer::Serve });
     let output = sprint(bench.served(4.0));
     let message = output.error(1);
@@ -447,7 +476,7 @@ fn a_store_that_leaves_during_an_evaluation_costs_no_step() {
     );
     bench.server.restart();
     sprint(["train", "--out", &word(&bench.path("run")), "--resume"]).ok();
-    assert_same_end(&bench.path("run"), &whole);
+    assert_same_end(&bench.path("run"), whole());
 }
 
 /// One rank's store goes away, the other's does not: both end after the same step, and rank 0 has saved it.
@@ -458,42 +487,14 @@ fn ranks_save_together_when_one_of_them_loses_its_store() {
     let lost = shard.clone();
     let server = Server::start(&bench.path("data"));
     server.answer(move |path, _| if path == lost { Answer::Status(503) } else { Answer::Serve });
-    let mesh = Communicator::local_mesh(WorldSize::new(2).unwrap(), &Config::default()).unwrap();
-    let one = |comm: Communicator| {
+    let errors = on_ranks(2, |comm| {
         let rank = comm.rank().index();
         let url = if rank == 0 { bench.server.url() } else { server.url() };
+        let mut set = bench.set(4.0);
+        set.push(format!("data.store.cache_dir={}", word(&bench.path(&format!("cache{rank}")))));
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
         let out = bench.path(&format!("rank{rank}"));
-        let words = bench.words(Path::new(&url), "unused", 4.0);
-        let words = words.into_iter().skip_while(|word| word != "--set").filter(|word| word != "--set");
-        let sources = Sources {
-            preset: Some("default".into()),
-            set: words.collect(),
-            data: Some(url.clone().into()),
-            ..Sources::default()
-        };
-        let mut config = sources.resolve().unwrap();
-        config.data.store.cache_dir = Some(bench.path(&format!("cache{rank}")));
-        let pictures = Copies::open(&config.data.location().unwrap().unwrap(), None, 0.2).unwrap();
-        let plan =
-            Plan::new(config, DataFacts::of(&pictures.main().train), comm.rank().world_size()).unwrap();
-        let outcome = run(Job {
-            plan: &plan,
-            data: &pictures,
-            device: &Device::flex(),
-            comm,
-            out: &out,
-            resume: false,
-            rehearse: false,
-            stop: &Stop::new(),
-            progress: ProgressMode::Silent,
-            info: RunInfo::default(),
-            now_s: 0.0,
-        });
-        outcome.unwrap_err()
-    };
-    let errors: Vec<Error> = thread::scope(|scope| {
-        let ranks: Vec<_> = mesh.into_iter().map(|comm| scope.spawn(|| one(comm))).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        train_rank(comm, Path::new(&url), &out, &set, |_| {}).unwrap_err()
     });
     for error in errors {
         let message = error.to_string();
@@ -504,16 +505,13 @@ fn ranks_save_together_when_one_of_them_loses_its_store() {
     assert_eq!(checkpoints(&bench.path("rank0")).pop().unwrap().0, num_steps);
 }
 
-/// S3's own protocol, by the server of the Python package moto, whose interpreter `PYTHON` names.
+/// S3's own protocol, by the server of the Python package moto.
 #[test]
 fn a_run_is_served_by_an_s3_server() {
     const SERVE: &str = r#"
-import pathlib, sys, threading
-try:
-    from moto.server import ThreadedMotoServer
-    import boto3
-except ImportError as error:
-    print(error); sys.exit(3)
+import pathlib, sys
+from moto.server import ThreadedMotoServer
+import boto3
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 host, port = server.get_host_and_port()
@@ -525,41 +523,32 @@ for path in pathlib.Path(sys.argv[1]).iterdir():
 print(url, flush=True)
 sys.stdin.read()
 "#;
-    let Ok(python) = std::env::var("PYTHON") else {
-        eprintln!("SKIP: PYTHON names no interpreter");
-        return;
-    };
+    // Flask is what moto's server lacks if only moto was installed.
+    let Some(mut python) = python(&["moto", "flask"]) else { return };
     let bench = Bench::new();
-    let mut server = Command::new(python)
+    let said = bench.path("said");
+    let mut server = python
         .args(["-c", SERVE, &word(&bench.path("data"))])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
+        // It ends with this, also where the test fails.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(&said).unwrap())
         .spawn()
         .unwrap();
     let mut url = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(server.stdout.take().unwrap()), &mut url)
-        .unwrap();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
     let url = url.trim();
-    if !url.starts_with("http") {
-        eprintln!("SKIP: the interpreter that PYTHON names lacks moto[server]: {url}");
-        server.wait().unwrap();
-        return;
-    }
-    let whole = bench.whole();
+    assert!(url.starts_with("http"), "{url}{}", fs::read_to_string(said).unwrap());
     let output = command(bench.words(Path::new("s3://pictures/a set"), "run", 20.0))
         .envs([("AWS_ENDPOINT", url), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "us-east-1")])
         .envs([("AWS_ACCESS_KEY_ID", "me"), ("AWS_SECRET_ACCESS_KEY", "hunter2")])
         .output();
-    // Its standard input ends, and it with that.
-    drop(server.stdin.take());
     server.kill().unwrap();
     server.wait().unwrap();
     let output = common::Output::of(output.unwrap()).ok();
-    assert_same_end(&bench.path("run"), &whole);
-    for entry in fs::read_dir(bench.path("run")).unwrap().map(|entry| entry.unwrap().path()) {
-        let bytes = fs::read(&entry).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&bytes).contains("hunter2"), "{}", entry.display());
+    assert_same_end(&bench.path("run"), whole());
+    for (path, bytes) in files(&bench.path("run")) {
+        assert!(!String::from_utf8_lossy(&bytes).contains("hunter2"), "{}", path.display());
     }
     assert!(!output.stderr.contains("hunter2"));
 }
