@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::{fmt::Write, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
 use burn_sprint::{
     cluster::Price,
@@ -45,7 +45,7 @@ fn bench_data_times_every_image_size_and_says_what_bounds_every_phase() {
         serde_json::from_str(&bench(&["--preset", "imagenet18-16", "--json"]).ok().stdout).unwrap();
     let rows = |part: &str| page[part].as_array().unwrap().clone();
     let sizes = |rows: &[Value]| rows.iter().map(|row| row["size"].as_u64().unwrap()).collect::<Vec<_>>();
-    let mut timed = sizes(&rows("speeds"));
+    let timed = sizes(&rows("speeds"));
     assert_eq!(timed, [128, 224, 288], "{page}");
     for row in rows("speeds") {
         for part in ["read_ms", "decode_ms", "resize_ms", "copy_ms", "one_thread_per_s", "all_threads_per_s"]
@@ -55,12 +55,7 @@ fn bench_data_times_every_image_size_and_says_what_bounds_every_phase() {
         assert_eq!(row["threads"], 2);
     }
     let phases = rows("phases");
-    let mut sizes = sizes(&phases);
-    sizes.dedup();
-    sizes.sort_unstable();
-    sizes.dedup();
-    timed.sort_unstable();
-    assert_eq!(sizes, timed, "{page}");
+    assert_eq!(BTreeSet::from_iter(sizes(&phases)), BTreeSet::from_iter(timed), "{page}");
     for phase in &phases {
         let [input, compute, network] =
             ["input_per_s", "compute_per_s", "network_per_s"].map(|part| phase[part].as_f64().unwrap());
