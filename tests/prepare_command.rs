@@ -303,7 +303,7 @@ fn shards_written_by_webdataset_are_read() {
                 );
             }
         }
-        assert!(data.join("pets-val-000000.index").exists());
+        assert!(data.join(".burn-sprint-pets-val-000000.index").exists());
     }
     let output = sprint(["prepare", "--check", "--data", &word(&data)]).ok();
     assert_eq!(output.stdout, "7 pictures, none damaged\n");

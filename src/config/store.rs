@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DataConfig;
 use crate::{
-    data::{Address, Location, Remote, sizes},
+    data::{Address, Location, Remote, user_caches},
     error::{Error, Result},
 };
 
@@ -49,7 +49,7 @@ impl StoreConfig {
             return Ok(Location::Path(path.into()));
         };
         let address = Address::parse(text).map_err(|why| Error::usage(format!("data: {why}")))?;
-        let ours = || sizes::user_caches().map(|caches| caches.join("burn-sprint/shards"));
+        let ours = || user_caches().map(|caches| caches.join("burn-sprint/shards"));
         let cache_dir = self.cache_dir.clone().or_else(ours).ok_or_else(|| {
             Error::usage("there is no folder for caches (HOME, XDG_CACHE_HOME): set data.store.cache_dir")
         })?;
