@@ -10,10 +10,10 @@ use std::{
 };
 
 use super::{
-    decode::{MAX_FILE_BYTES, decode, dimensions_by},
+    decode::{MAX_FILE_BYTES, dimensions_by},
     error::{DataError, SampleError, SampleFault},
     layout::{self, Classes},
-    picture::{Channels, Picture},
+    picture::Channels,
     source::Source,
 };
 
@@ -247,11 +247,6 @@ impl Source for Tar {
 
     fn channels(&self) -> Channels {
         Channels::Rgb
-    }
-
-    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
-        let named = |fault| SampleError { name: self.name(index), fault };
-        decode(&self.bytes(index, MAX_FILE_BYTES).map_err(named)?, into).map_err(named)
     }
 
     fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {

@@ -17,14 +17,13 @@ use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hasher},
     io::Read,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     thread,
 };
 
 use super::{
     cores::cores,
-    error::{DataError, SampleError, SampleFault},
+    error::{DataError, SampleError},
     kept,
     pass::OnBadFile,
     rect::PictureSize,
@@ -124,10 +123,9 @@ fn read_all(source: &dyn Source) -> Vec<PictureSize> {
     sizes
 }
 
-/// Reads a picture's size; a decoder's panic is the picture's error.
+/// Reads a picture's size.
 fn read(source: &dyn Source, index: usize) -> Result<PictureSize, SampleError> {
-    let (width, height) = catch_unwind(AssertUnwindSafe(|| source.dimensions(index)))
-        .unwrap_or_else(|_| Err(SampleError { name: source.name(index), fault: SampleFault::Panicked }))?;
+    let (width, height) = source.dimensions(index)?;
     // A picture has at most `MAX_PIXELS` pixels, so neither side is cut off.
     Ok((width as u32, height as u32))
 }

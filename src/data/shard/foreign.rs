@@ -10,7 +10,6 @@
 use std::{
     fs::{self, File},
     io::{self, BufReader},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -182,9 +181,9 @@ fn make(tar: &Path) -> Result<ShardIndex, DataError> {
         }
         bytes.resize(picture.num_bytes as usize, 0);
         read_exact_at(&file, &mut bytes, picture.offset).map_err(unreadable)?;
-        let size = catch_unwind(AssertUnwindSafe(|| dimensions(&bytes).ok())).ok().flatten();
         // A picture has at most `MAX_PIXELS` pixels, so neither side is cut off.
-        let (width, height) = size.map_or((0, 0), |(width, height)| (width as u32, height as u32));
+        let (width, height) =
+            dimensions(&bytes).map_or((0, 0), |(width, height)| (width as u32, height as u32));
         entries.push(Entry {
             offset: picture.offset,
             num_bytes: picture.num_bytes as u32,

@@ -5,9 +5,9 @@ use std::{fmt::Debug, hash::Hasher, ops::Range};
 use super::{
     super::{
         blocks::Blocks,
-        decode::{decode, dimensions},
+        decode::dimensions,
         error::{DataError, SampleError, SampleFault},
-        picture::{Channels, Picture},
+        picture::Channels,
         source::Source,
     },
     index::{Entry, ShardIndex, TAR_HEADER_BYTES},
@@ -139,12 +139,6 @@ impl<S: Store> Source for Shards<S> {
 
     fn channels(&self) -> Channels {
         Channels::Rgb
-    }
-
-    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
-        let mut file = Vec::new();
-        let read = self.bytes(index, &mut file).and_then(|()| decode(&file, into));
-        read.map_err(|fault| SampleError { name: self.name(index), fault })
     }
 
     fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {
