@@ -40,6 +40,16 @@ impl StoreConfig {
         *self == Self::default()
     }
 
+    /// Refuses a time that is none.
+    pub(super) fn check(&self) -> Result<()> {
+        let patience_s = self.patience_s;
+        // Days are not patience, and would not fit a clock.
+        if patience_s > 0.0 && patience_s <= 86_400.0 {
+            return Ok(());
+        }
+        Err(Error::usage(format!("data.store.patience_s is {patience_s}: expected above 0, at most 86400")))
+    }
+
     /// Takes a path, or an address in words.
     ///
     /// # Errors
@@ -69,13 +79,7 @@ impl DataConfig {
     /// # Errors
     /// [`Error::Usage`] for an address that cannot be followed, and for a time that is none.
     pub fn location(&self) -> Result<Option<Location>> {
-        let patience_s = self.store.patience_s;
-        // Days are not patience, and would not fit a clock.
-        if !(patience_s > 0.0 && patience_s <= 86_400.0) {
-            return Err(Error::usage(format!(
-                "data.store.patience_s is {patience_s}: expected above 0, at most 86400"
-            )));
-        }
+        self.store.check()?;
         self.path.as_deref().map(|path| self.store.locate(path)).transpose()
     }
 }
