@@ -110,7 +110,7 @@ fn shards_that_do_not_fit_together_are_refused() {
         }
     };
     let error = refused(&cut("all-1.tar"));
-    assert!(error.starts_with("/all-1.tar has ") && error.contains("shards.json says"), "{error}");
+    assert!(error.starts_with("/all-1.tar has ") && error.contains("its index says"), "{error}");
     let error = refused(&cut("all-1.index"));
     assert_eq!(error, "/all-1.index speaks of 4 pictures and has 120 bytes");
     let error = refused(&|folder| fs::remove_file(folder.join("all-0.tar")).unwrap());
@@ -121,6 +121,8 @@ fn shards_that_do_not_fit_together_are_refused() {
             fs::write(folder.join(CATALOG), text.replace(from, to)).unwrap();
         }
     };
+    let error = refused(&catalog("\"num_bytes\": ", "\"num_bytes\": 1"));
+    assert!(error.starts_with("/all-0.tar has ") && error.contains("shards.json says 1"), "{error}");
     let error = refused(&catalog("\"num_images\": 4", "\"num_images\": 5"));
     assert_eq!(error, "/all-0.index has 4 pictures, shards.json has 5");
     let error = refused(&catalog(",\n    \"dog\"", ""));
