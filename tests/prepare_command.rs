@@ -11,10 +11,7 @@ use std::{
     process::Command,
 };
 
-use burn_sprint::{
-    data::{Copies, Location, Picture, SharedSource, Source, open_parts, shuffle},
-    prepare::{Preparation, Settings},
-};
+use burn_sprint::data::{Copies, Location, Picture, SharedSource, Source, open_parts, shuffle};
 use common::{NUM_CLASSES, sprint, word};
 
 fn fixture(name: &str) -> PathBuf {
@@ -571,6 +568,7 @@ fn what_would_spoil_the_data_or_the_copies_is_refused() {
 /// Pictures that came as they were by their checksums, others by decoding them.
 #[test]
 fn damage_to_what_was_written_is_seen_at_the_end() {
+    use burn_sprint::prepare::{Preparation, Settings};
     let temp = tempfile::tempdir().unwrap();
     let ready = temp.path().join("ready");
     let preparation = Preparation::open(Settings {
