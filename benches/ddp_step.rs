@@ -156,7 +156,7 @@ fn time(comm: Communicator, case: Case) -> Result<()> {
     if comm.rank().is_main() {
         let timing = |mut seconds: Vec<f64>| {
             seconds.sort_by(f64::total_cmp);
-            Timing { seconds, cpu_s: 0.0 }
+            Timing { seconds, cores: 0.0 }
         };
         let figure = |timing: &Timing| json!({ "median": timing.median(), "range": timing.range() });
         let (backward, compute, communicate) = (timing(backward), timing(compute), timing(communicate));

@@ -17,8 +17,8 @@ use crate::{
 pub struct Timing {
     /// Each time, shortest first.
     pub seconds: Vec<f64>,
-    /// Processor seconds of this process, all threads, over all of them.
-    pub cpu_s: f64,
+    /// Processor seconds a second of this process, all threads, while all of them ran.
+    pub cores: f64,
 }
 
 impl Timing {
@@ -30,11 +30,11 @@ impl Timing {
         for _ in 0..3 {
             work()?;
         }
-        let before = cpu_s();
+        let (before, started) = (cpu_s(), Instant::now());
         let mut seconds = (0..repetitions.max(1)).map(|_| work()).collect::<Result<Vec<_>>>()?;
-        let cpu_s = cpu_s() - before;
+        let cores = (cpu_s() - before) / started.elapsed().as_secs_f64();
         seconds.sort_by(f64::total_cmp);
-        Ok(Self { seconds, cpu_s })
+        Ok(Self { seconds, cores })
     }
 
     /// The one in the middle.

@@ -8,12 +8,15 @@
 //! libjpeg-turbo's pixels are within 8 of zune-jpeg's, less than 0.4 on average over a picture. What zune-jpeg refuses it
 //! refuses too, and besides an end-of-image marker that comes early, for which zune-jpeg makes up the rest.
 
+mod bytes;
+
 use zune_jpeg::{
     JpegDecoder,
     errors::DecodeErrors,
-    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
+    zune_core::{colorspace::ColorSpace, options::DecoderOptions},
 };
 
+use self::bytes::Bytes;
 use super::{
     crop::CropBox,
     decode::one_line,
@@ -26,7 +29,11 @@ const MAX_JPEG_SIDE: usize = u16::MAX as usize;
 
 /// Decodes a JPEG file over what `into` held.
 pub(super) fn decode(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
-    check_end_of_image(file)?;
+    check(file)?;
+    decode_checked(file, into)
+}
+
+fn decode_checked(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
     let (mut decoder, (width, height), space) = headers(file)?;
     let (channels, space) = match space {
         ColorSpace::Luma => (Channels::Grey, ColorSpace::Luma),
@@ -53,7 +60,7 @@ fn damaged(reason: impl Into<String>) -> SampleFault {
     SampleFault::Damaged { format: "JPEG", reason: reason.into() }
 }
 
-type Jpeg<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
+type Jpeg<'a> = JpegDecoder<Bytes<'a>>;
 
 /// A decoder that has read the headers, the `(width, height)`, and the components' meaning.
 fn headers(file: &[u8]) -> Result<(Jpeg<'_>, (u32, u32), ColorSpace), SampleFault> {
@@ -61,7 +68,7 @@ fn headers(file: &[u8]) -> Result<(Jpeg<'_>, (u32, u32), ColorSpace), SampleFaul
         .set_strict_mode(true)
         .set_max_width(MAX_JPEG_SIDE)
         .set_max_height(MAX_JPEG_SIDE);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    let mut decoder = JpegDecoder::new_with_options(Bytes::of(file), options);
     decoder.decode_headers().map_err(fault)?;
     match (decoder.dimensions(), decoder.input_colorspace()) {
         // Sides of at most MAX_JPEG_SIDE.
@@ -70,15 +77,26 @@ fn headers(file: &[u8]) -> Result<(Jpeg<'_>, (u32, u32), ColorSpace), SampleFaul
     }
 }
 
-/// Refuses a JPEG without an end-of-image marker after its first scan. The decoder makes up what is missing of the last
-/// row of blocks even in its strict mode.
+/// Refuses what the decoder takes for something else without a word, even in its strict mode: a JPEG without an
+/// end-of-image marker after its first scan, of whose last row of blocks it makes up what is missing, and one that is not
+/// progressive and has a scan for each component, whose colours it gets wrong.
 ///
 /// Segments before the scan are stepped over, for a thumbnail in one has a marker of its own. Within a scan the bytes
 /// of the marker do not occur (ITU-T T.81, F.1.2.3: 0xFF is followed by 0).
-fn check_end_of_image(file: &[u8]) -> Result<(), SampleFault> {
-    let scan = Segments::of(file).find(|segment| segment.marker == START_OF_SCAN);
-    let rest = scan.map_or(&[][..], |segment| &file[segment.start..]);
-    match rest.windows(2).rev().any(|pair| pair == [0xFF, 0xD9]) {
+fn check(file: &[u8]) -> Result<(), SampleFault> {
+    let mut in_frame = 0;
+    let mut data: &[u8] = &[];
+    for Segment { marker, start, content } in Segments::of(file) {
+        match (marker, content) {
+            (0xC0 | 0xC1, &[_, _, _, _, _, num_components, ..]) => in_frame = num_components,
+            (START_OF_SCAN, &[in_scan, ..]) if in_scan < in_frame => {
+                return Err(damaged("its components are in scans of their own, which is not decoded here"));
+            }
+            (START_OF_SCAN, _) => data = &file[start..],
+            _ => {}
+        }
+    }
+    match data.windows(2).rev().any(|pair| pair == [0xFF, 0xD9]) {
         true => Ok(()),
         false => Err(damaged("it ends before its end-of-image marker")),
     }
@@ -209,44 +227,29 @@ impl PartDecoder {
     ) -> Result<Option<(usize, usize)>, SampleFault> {
         let Some(frame) = Frame::of(file) else { return Ok(None) };
         check_num_pixels(frame.width as u64, frame.height as u64)?;
-        check_end_of_image(file)?;
+        check(file)?;
         let part = choose(frame.width, frame.height);
-        self.decode_frame(file, &frame, part, into).map(Some)
-    }
-
-    #[cfg(not(feature = "turbojpeg"))]
-    fn decode_frame(
-        &mut self,
-        file: &mut [u8],
-        frame: &Frame,
-        part: CropBox,
-        into: &mut Picture,
-    ) -> Result<(usize, usize), SampleFault> {
-        // The decoder stops after the height that the header states.
-        let rows = frame.rows_before(part.top + part.height) as u16;
-        file[frame.height_at..][..2].copy_from_slice(&rows.to_be_bytes());
-        let done = decode(file, into);
-        file[frame.height_at..][..2].copy_from_slice(&(frame.height as u16).to_be_bytes());
-        done.map(|()| (0, 0))
-    }
-
-    #[cfg(feature = "turbojpeg")]
-    fn decode_frame(
-        &mut self,
-        file: &mut [u8],
-        frame: &Frame,
-        part: CropBox,
-        into: &mut Picture,
-    ) -> Result<(usize, usize), SampleFault> {
-        // Colours that are coarser depend on the unit beside.
-        let unit = frame.unit.0;
-        let more = if unit > 8 { unit } else { 0 };
-        let left = part.left.saturating_sub(more) / unit * unit;
-        let right = (part.left + part.width + more).min(frame.width);
-        let part = CropBox { left, width: right - left, ..part };
-        let pixels = into.reshape(part.width, part.height, frame.channels)?;
-        self.turbo.decode(file, part, frame.channels, pixels).map_err(damaged)?;
-        Ok((left, part.top))
+        #[cfg(not(feature = "turbojpeg"))]
+        {
+            // The decoder stops after the height that the header states.
+            let rows = frame.rows_before(part.top + part.height) as u16;
+            file[frame.height_at..][..2].copy_from_slice(&rows.to_be_bytes());
+            let done = decode_checked(file, into);
+            file[frame.height_at..][..2].copy_from_slice(&(frame.height as u16).to_be_bytes());
+            done.map(|()| Some((0, 0)))
+        }
+        #[cfg(feature = "turbojpeg")]
+        {
+            // Colours that are coarser depend on the unit beside.
+            let unit = frame.unit.0;
+            let more = if unit > 8 { unit } else { 0 };
+            let left = part.left.saturating_sub(more) / unit * unit;
+            let right = (part.left + part.width + more).min(frame.width);
+            let part = CropBox { left, width: right - left, ..part };
+            let pixels = into.reshape(part.width, part.height, frame.channels)?;
+            self.turbo.decode(file, part, frame.channels, pixels).map_err(damaged)?;
+            Ok(Some((left, part.top)))
+        }
     }
 }
 
@@ -370,6 +373,22 @@ mod tests {
             short.extend([0xFF, 0xD9]);
             assert_eq!(refused(short, PARTS[0]), cfg!(feature = "turbojpeg"), "{name}: an early end");
         }
+    }
+
+    /// The decoder gives such a picture wrong colours.
+    #[test]
+    fn a_scan_for_each_component_is_refused() {
+        let mut file = fixture("scans.jpg");
+        assert_eq!(dimensions(&file).unwrap(), (37, 29));
+        assert!(Frame::of(&file).is_none());
+        let message = decode(&file, &mut Picture::default()).unwrap_err().to_string();
+        assert!(message.contains("in scans of their own"), "{message}");
+        assert!(
+            PartDecoder::default()
+                .decode(&mut file, &mut Picture::default(), |_, _| PARTS[1])
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[test]
