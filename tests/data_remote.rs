@@ -202,6 +202,8 @@ fn contents(source: &SharedSource) -> Vec<(u32, Vec<u8>)> {
 }
 
 fn cached_bytes(folder: &Path) -> u64 {
+    let lock = fs::File::open(folder.join("lock")).unwrap();
+    lock.lock().unwrap();
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
 
