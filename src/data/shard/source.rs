@@ -31,8 +31,8 @@ pub(crate) trait Store: Send + Sync + Debug {
         self.read(shard, offset, into).is_ok()
     }
 
-    /// Gives up what it holds of a shard that is damaged, and so long as it holds it by itself, once. Returns whether to read
-    /// it again is worth trying.
+    /// Throws away its own copy of a shard that was found damaged, once at most. Returns whether it has such copies, so that
+    /// reading again may give other bytes.
     fn forget(&self, shard: usize) -> bool {
         let _ = shard;
         false
