@@ -416,6 +416,77 @@ fn a_quasi_random_order_needs_a_cache_of_a_few_windows() {
     assert!(error.to_string().contains("a window of the shuffle needs a cache of"), "{error}");
 }
 
+/// One that is missing ends the opening: of 33 no more are asked for than at the same time.
+#[test]
+fn indexes_that_do_not_come_are_not_waited_for_one_after_the_other() {
+    let bench = Bench::new();
+    bench.server.answer(|path, _| if path.ends_with(".index") { Answer::Status(404) } else { Answer::Serve });
+    let error = bench.open(bench.remote(), Split::Train).unwrap_err();
+    assert!(error.is_away() && error.to_string().contains(".index: there is no such object"), "{error}");
+    let asked = |number: &usize| bench.server.num_requests(&format!("train-{number}.index")) > 0;
+    let num_asked = (0..NUM_TRAIN / IN_SHARD).filter(asked).count();
+    assert!(num_asked <= 16, "{num_asked}");
+    assert_eq!(bench.server.num_requests("train-0.tar"), 0);
+}
+
+/// By the disk, or a power cut: one bit of a shard that came whole. Nobody has to delete it by hand.
+#[test]
+fn a_shard_that_was_damaged_in_the_cache_is_fetched_anew() {
+    let bench = Bench::new();
+    let expected = contents(&open(&Location::Path(bench.path("data")), Split::Val).unwrap());
+    let load = || contents(&bench.open(bench.remote(), Split::Val).unwrap());
+    assert_eq!(load(), expected);
+    let whole = fs::read(bench.path("data/val-1.tar")).unwrap();
+    let Answer::Damage(at) = bench.within("val-1", 3) else { panic!("damages") };
+    let cached = fs::read_dir(bench.path("cache")).unwrap().map(|entry| entry.unwrap().path());
+    let cached = { cached }.find(|path| fs::read(path).unwrap() == whole).unwrap();
+    let mut damaged = whole.clone();
+    damaged[at] ^= 1;
+    fs::write(&cached, damaged).unwrap();
+    assert_eq!(load(), expected);
+    assert_eq!(bench.server.num_requests("val-1.tar"), 2);
+    assert_eq!(fs::read(cached).unwrap(), whole);
+}
+
+/// The server gives any part of whatever lies there, and compares no tags.
+#[test]
+fn halves_of_two_objects_do_not_become_one() {
+    let bench = Bench::new();
+    let expected = contents(&open(&Location::Path(bench.path("data")), Split::Val).unwrap());
+    bench.server.answer(|path, num_before| match (path, num_before) {
+        ("val-2.tar", 0) => Answer::Truncate(700),
+        ("val-2.tar", _) => Answer::Replaced,
+        _ => Answer::Serve,
+    });
+    assert_eq!(contents(&bench.open(bench.remote(), Split::Val).unwrap()), expected);
+    assert_eq!(bench.server.starts("val-2.tar"), [0, 700, 0]);
+}
+
+/// Three windows, or all there is; and the last window of a pass, which is shorter, changes nothing.
+#[test]
+fn a_window_needs_no_larger_cache_than_the_whole() {
+    let bench = Bench::new();
+    let shards = (0..NUM_TRAIN / IN_SHARD).map(|number| bench.path(&format!("data/train-{number}.tar")));
+    let total_bytes: u64 = shards.map(|path| fs::metadata(path).unwrap().len()).sum();
+    let load = |window: usize, cache_bytes: u64| {
+        let remote = Remote { cache_bytes, ..bench.remote() };
+        let transform = Transform::CenterCrop { size: SIDE, resize: SIDE };
+        let pass = Pass::Train { seed: SEED, epoch: 0, tail: Tail::Drop };
+        let shuffle = Shuffle::QuasiRandom { window: window.try_into().unwrap() };
+        let config = LoaderConfig { shuffle, ..LoaderConfig::new(transform, Channels::Grey, 8, pass) };
+        let loader = Loader::new(bench.open(remote, Split::Train).unwrap(), config).unwrap();
+        loader.map(|batch| batch.map(|batch| batch.len())).sum::<Result<usize, DataError>>()
+    };
+    for window in [30, 33] {
+        assert_eq!(load(window, total_bytes).unwrap(), NUM_TRAIN / 8 * 8);
+        let error = load(window, total_bytes - 1).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("a window of the shuffle needs a cache of {total_bytes} bytes")),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn the_words_that_are_wrong_are_told() {
     let bench = Bench::new();

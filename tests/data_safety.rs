@@ -318,3 +318,74 @@ fn mutated_files_stay_within_their_memory() {
     eprintln!("{num_refused} refused, {num_read} read");
     assert!(num_refused > 1000 && num_read > 500, "the damage is neither too little nor too much");
 }
+
+/// The bytes of a tar's entry that says a long name for the one after it.
+fn long_name(kind: tar::EntryType, name: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(name.len() as u64);
+    header.set_cksum();
+    let mut bytes = [header.as_bytes(), name].concat();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+/// A name of 20 kB has 10,000 folders, whose names have 100 MB.
+#[test]
+fn a_tar_s_deep_name_does_not_become_all_its_folders_names() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("set.tar");
+    let picture = file("jpeg_420.jpg");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(picture.len() as u64);
+    header.set_cksum();
+    let with_depth = |depth: usize| {
+        let name = [&b"a/".repeat(depth)[..], b"x.jpg\0"].concat();
+        let mut bytes =
+            [&long_name(tar::EntryType::GNULongName, &name)[..], header.as_bytes(), &picture].concat();
+        bytes.resize(bytes.len().next_multiple_of(512) + 1024, 0);
+        fs::write(&path, bytes).unwrap();
+        measured(|| open(&Location::Path(path.clone()), Split::Train))
+    };
+    let (result, peak) = with_depth(10_000);
+    match result {
+        Err(DataError::Tar { reason, .. }) => {
+            assert!(reason.contains("a path of more than 4096"), "{reason}")
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(peak < 1 << 20, "{peak} bytes");
+    let (result, peak) = with_depth(2_000);
+    assert!(matches!(result, Err(DataError::OneClass { .. })), "{result:?}");
+    assert!(peak < 1 << 20, "{peak} bytes");
+}
+
+/// The same entries where not all headers are read: in a folder of shards, in a compressed CIFAR, in ImageNet's
+/// development kit, which pack a long name of 64 MiB into some 64 KiB.
+#[test]
+fn a_long_name_is_not_read_into_memory_wherever_a_tar_is_looked_into() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (shards, packed) = (folder.path().join("shards"), folder.path().join("cifar.tar.gz"));
+    let imagenet = folder.path().join("imagenet");
+    fs::create_dir(&shards).unwrap();
+    fs::create_dir(&imagenet).unwrap();
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        let bomb = long_name(kind, &vec![0; 64 << 20]);
+        fs::write(shards.join("a.tar"), &bomb).unwrap();
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(&bomb).unwrap();
+        fs::write(&packed, packer.finish().unwrap()).unwrap();
+        fs::copy(&packed, imagenet.join("ILSVRC2012_devkit_t12.tar.gz")).unwrap();
+        for name in ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"] {
+            fs::write(imagenet.join(name), [0; 1024]).unwrap();
+        }
+        drop(bomb);
+        for path in [&shards, &packed, &imagenet] {
+            let (result, peak) = measured(|| open(&Location::Path(path.clone()), Split::Val));
+            assert!(result.is_err(), "{kind:?} {result:?}");
+            assert!(peak < 8 << 20, "{kind:?} {}: {peak} bytes", path.display());
+        }
+    }
+}

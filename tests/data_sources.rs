@@ -573,7 +573,6 @@ fn sizes_are_remembered_elsewhere_where_the_data_cannot_hold_them() {
 struct Flaky {
     home: PathBuf,
     bad: AtomicBool,
-    panics: AtomicBool,
     num_reads: AtomicUsize,
 }
 
@@ -600,7 +599,6 @@ impl Source for Flaky {
 
     fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
         self.num_reads.fetch_add(1, Ordering::SeqCst);
-        assert!(!(index == 1 && self.panics.load(Ordering::SeqCst)), "a decoder gone wrong");
         if index == 1 && self.bad.load(Ordering::SeqCst) {
             return Err(SampleError { name: self.name(index), fault: SampleFault::NotAPicture });
         }
@@ -616,8 +614,7 @@ impl Source for Flaky {
 #[test]
 fn pictures_without_a_size_are_named_or_left_out_and_looked_at_again() {
     let home = tempfile::tempdir().unwrap();
-    let source =
-        Flaky { home: home.path().into(), bad: true.into(), panics: false.into(), num_reads: 0.into() };
+    let source = Flaky { home: home.path().into(), bad: true.into(), num_reads: 0.into() };
     let of = |policy| sizes::of(&source, policy, None, |_| {});
     let error = of(OnBadFile::Fail).unwrap_err().to_string();
     assert_eq!(
@@ -625,11 +622,7 @@ fn pictures_without_a_size_are_named_or_left_out_and_looked_at_again() {
         "picture picture 1: is not a picture: expected a JPEG, PNG or WebP file by its content, whatever its name"
     );
     assert_eq!(of(OnBadFile::Skip).unwrap(), [(3, 2), (0, 0)]);
-    source.panics.store(true, Ordering::SeqCst);
-    assert_eq!(of(OnBadFile::Skip).unwrap(), [(3, 2), (0, 0)]);
-    assert!(of(OnBadFile::Fail).unwrap_err().to_string().contains("the decoder panicked on it"));
     // What was remembered of the good one is kept; the other one is well again.
-    source.panics.store(false, Ordering::SeqCst);
     source.bad.store(false, Ordering::SeqCst);
     source.num_reads.store(0, Ordering::SeqCst);
     assert_eq!(of(OnBadFile::Fail).unwrap(), [(3, 2); 2]);

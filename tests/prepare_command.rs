@@ -277,7 +277,7 @@ fn shards_written_by_webdataset_are_read() {
                 );
             }
         }
-        assert!(data.join("pets-val-000000.index").exists());
+        assert!(data.join(".burn-sprint-pets-val-000000.index").exists());
     }
     let output = sprint(["prepare", "--check", "--data", &word(&data)]).ok();
     assert_eq!(output.stdout, "7 pictures, none damaged\n");
@@ -478,4 +478,85 @@ fn wrong_words_and_places_are_refused_in_a_line() {
     lock.lock().unwrap();
     fs::rename(data.join("val/class0/a.png"), data.join("val/class0/000.png")).unwrap();
     refused(&data, &out, &["--shards"], "another sprint prepare works in");
+}
+
+/// Shards that are there are not written again: what was left out of them stays so, and is said each time.
+#[test]
+fn pictures_that_were_left_out_before_are_counted() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = divided(temp.path(), 5, 2);
+    common::halve(&data.join("train/class1/002.png"));
+    let words = prepare(&data, &temp.path().join("ready"), &["--shards"]);
+    let skipping: Vec<String> = words.iter().cloned().chain(["--skip-bad-files".to_owned()]).collect();
+    for _ in 0..2 {
+        let output = sprint(&skipping).ok();
+        assert!(output.stdout.starts_with("28 pictures, 1 bad ones left out"), "{}", output.stdout);
+    }
+    let output = sprint(&words);
+    assert!(
+        output.error(1).contains("has 27 of 28 pictures, as bad ones were left out"),
+        "{}",
+        output.stderr
+    );
+}
+
+#[test]
+fn what_would_spoil_the_data_or_the_copies_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = divided(temp.path(), 3, 1);
+    let (ready, out) = (temp.path().join("ready"), temp.path().join("out"));
+    let refused = |data: &Path, out: &Path, words: &[&str], said: &str| {
+        let output = sprint(prepare(data, out, words));
+        assert!(output.error(2).contains(said), "{}", output.stderr);
+    };
+    refused(&data, &data, &["--sizes", "16", "--skip-bad-files"], "copies that lack pictures of the data");
+    let whole = data.join("train");
+    refused(&whole, &whole.join("ready/now"), &[], "would become one of its classes");
+    refused(&whole, &data.join("val/../train/ready"), &["--shards"], "would become one of its classes");
+    assert!(!data.join("16").exists() && !whole.join("ready").exists(), "nothing was begun");
+    // Beside train/ and val/ it is no class.
+    sprint(prepare(&data, &data.join("ready"), &[])).ok();
+    // A copy has the same names as the pictures that it was made from.
+    sprint(prepare(&data, &ready, &["--sizes", "16"])).ok();
+    sprint(prepare(&ready, &out, &[])).ok();
+    refused(&ready.join("16"), &out, &[], "ready/16\": give the same words as then");
+    sprint(prepare(&ready.join("../ready"), &out, &[])).ok();
+    // In place it goes with the data.
+    sprint(prepare(&data, &data, &["--sizes", "16"])).ok();
+    let moved = temp.path().join("moved");
+    fs::rename(&data, &moved).unwrap();
+    sprint(prepare(&moved, &moved, &["--sizes", "12"])).ok();
+}
+
+/// Pictures that came as they were by their checksums, others by decoding them.
+#[test]
+fn damage_to_what_was_written_is_seen_at_the_end() {
+    use burn_sprint::prepare::{Preparation, Settings};
+    let temp = tempfile::tempdir().unwrap();
+    let ready = temp.path().join("ready");
+    let preparation = Preparation::open(Settings {
+        data: divided(temp.path(), 5, 2),
+        out: ready.clone(),
+        sizes: [16].into(),
+        shards: true,
+        per_shard: None,
+        max_side: None,
+        quality: 90,
+        seed: 0,
+        skip_bad_files: false,
+    })
+    .unwrap();
+    let written = preparation.write(|_| {}).unwrap();
+    assert_eq!(preparation.verify(&written, |_| {}).unwrap(), 0);
+    for name in ["train-00000", "16/train-00000"] {
+        let (tar, index) = (ready.join(format!("{name}.tar")), ready.join(format!("{name}.index")));
+        let whole = fs::read(&tar).unwrap();
+        let offset = u64::from_le_bytes(fs::read(index).unwrap()[24..32].try_into().unwrap());
+        let mut damaged = whole.clone();
+        damaged[offset as usize + 60] ^= 1;
+        fs::write(&tar, damaged).unwrap();
+        let error = preparation.verify(&written, |_| {}).unwrap_err().to_string();
+        assert!(error.contains(&format!("{name}.tar#class")) && error.contains("CRC-32C"), "{error}");
+        fs::write(&tar, whole).unwrap();
+    }
 }

@@ -121,10 +121,11 @@ fn data(args: &Data) -> Result<()> {
         }
         None => None,
     };
-    let phases: Vec<&Phase> =
-        plan.iter().flat_map(|plan| &plan.config.phase).filter(|phase| phase.epochs > 0).collect();
+    // Numbered as in the recipe.
+    let phases = (1..).zip(plan.iter().flat_map(|plan| &plan.config.phase));
+    let phases: Vec<(usize, &Phase)> = phases.filter(|(_, phase)| phase.epochs > 0).collect();
     let mut transforms: Vec<Transform> = Vec::new();
-    for transform in phases.iter().map(|phase| train_transform(phase)) {
+    for transform in phases.iter().map(|(_, phase)| train_transform(phase)) {
         if !transforms.contains(&transform) {
             transforms.push(transform);
         }
@@ -148,19 +149,20 @@ fn data(args: &Data) -> Result<()> {
     let (verdicts, reason) = match demand {
         Ok(None) => (Vec::new(), None),
         // A recipe for no known machine is timed all the same.
-        Err(error) => (Vec::new(), Some(error)),
+        Err(Error::Usage(reason)) => (Vec::new(), Some(reason)),
+        Err(error) => return Err(error),
         Ok(Some((kind, rates))) => {
             let ranks = f64::from(kind.machine.ranks);
-            let verdict = |(phase, (made, [compute, network])): (usize, (&&Phase, [f64; 2]))| {
+            let verdict = |(&(phase, made), [compute, network]): (&(usize, &Phase), [f64; 2])| {
                 let transform = train_transform(made);
                 let (_, speed) = speeds.iter().find(|(timed, _)| *timed == transform)?;
                 let input_per_s = speed.one_thread_per_s * f64::from(kind.machine.cores);
                 let [compute_per_s, network_per_s] = [compute * ranks, network * ranks];
                 let bound = bound(input_per_s, compute_per_s, network_per_s);
                 let size = made.size as usize;
-                Some(Verdict { phase: phase + 1, size, input_per_s, compute_per_s, network_per_s, bound })
+                Some(Verdict { phase, size, input_per_s, compute_per_s, network_per_s, bound })
             };
-            let verdicts = phases.iter().zip(rates).enumerate().filter_map(verdict).collect();
+            let verdicts = phases.iter().zip(rates).filter_map(verdict).collect();
             (verdicts, None)
         }
     };
@@ -178,7 +180,7 @@ fn data(args: &Data) -> Result<()> {
     } else {
         print(args.images, &rows, &verdicts);
     }
-    if let Some(Error::Usage(reason)) = reason {
+    if let Some(reason) = reason {
         eprintln!("no comparison with devices: {reason}");
     }
     Ok(())

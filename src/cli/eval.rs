@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::device;
 use crate::{
     config::DataConfig,
-    data::{self, Loader, LoaderConfig, Location, OnBadFile, Pass, SharedSource, Split, sizes},
+    data::{self, Loader, LoaderConfig, Location, OnBadFile, Pass, SharedSource, Split, sizes, user_caches},
     error::{Error, Result},
     train::{About, Classifier, Normalizer, comparable_crop, evaluate},
 };
@@ -98,7 +98,7 @@ fn evaluate_by(
     };
     let mut num_skipped = 0;
     let loader = if rect {
-        let caches = sizes::user_caches();
+        let caches = user_caches();
         let sizes = sizes::of(&*source, on_bad_file, caches.as_deref(), |note| eprintln!("{note}"))?;
         num_skipped = sizes.iter().filter(|&&size| size == (0, 0)).count() as u64;
         Loader::rectangular(source, config, &sizes)?

@@ -13,7 +13,7 @@ use crate::{
 /// Make data ready: copies in other sizes and shards; or find damaged pictures.
 ///
 /// Pictures stay as they are unless --max-side says otherwise. Killed and run again it goes on. At the end every picture
-/// that was written is read back and decoded.
+/// that was written is read back and checked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -81,9 +81,9 @@ pub(super) fn prepare(args: Args) -> Result<()> {
         eprintln!("left out: {error}");
     }
     let bar = self::bar(num_images * preparation.folders().count() as u64, "checked");
-    preparation.verify(&written, |n| bar.inc(n))?;
+    let num_left_out = preparation.verify(&written, |n| bar.inc(n))?;
     bar.finish_and_clear();
-    let skipped = match written.skipped.len() {
+    let skipped = match num_left_out {
         0 => String::new(),
         n => format!(", {n} bad ones left out"),
     };

@@ -71,6 +71,7 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
             return Err(Error::usage(format!("{key} is {value}: expected {expected}")));
         }
     }
+    data.store.check()?;
     check_counts(config)
 }
 
@@ -235,6 +236,7 @@ mod tests {
             ("optimizer.cutmix=-1", "optimizer.cutmix is -1"),
             ("optimizer.ema=1", "optimizer.ema is 1: expected a decay of 0 or more, below 1"),
             ("optimizer.ema={half_life_steps=0}", "optimizer.ema.half_life_steps is 0"),
+            ("data.store.patience_s=nan", "data.store.patience_s is NaN: expected above 0, at most 86400"),
             ("data.planned_images=0", "data.planned_images is 0"),
             ("data.planned_classes=0", "data.planned_classes is 0"),
             ("cluster={machines=0,ranks_per_machine=8}", "[cluster] has 0 machines of 8 ranks"),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DataConfig;
 use crate::{
-    data::{Address, Location, Remote, sizes},
+    data::{Address, Location, Remote, user_caches},
     error::{Error, Result},
 };
 
@@ -40,6 +40,16 @@ impl StoreConfig {
         *self == Self::default()
     }
 
+    /// Refuses a time that is none.
+    pub(super) fn check(&self) -> Result<()> {
+        let patience_s = self.patience_s;
+        // Days are not patience, and would not fit a clock.
+        if patience_s > 0.0 && patience_s <= 86_400.0 {
+            return Ok(());
+        }
+        Err(Error::usage(format!("data.store.patience_s is {patience_s}: expected above 0, at most 86400")))
+    }
+
     /// Takes a path, or an address in words.
     ///
     /// # Errors
@@ -49,7 +59,7 @@ impl StoreConfig {
             return Ok(Location::Path(path.into()));
         };
         let address = Address::parse(text).map_err(|why| Error::usage(format!("data: {why}")))?;
-        let ours = || sizes::user_caches().map(|caches| caches.join("burn-sprint/shards"));
+        let ours = || user_caches().map(|caches| caches.join("burn-sprint/shards"));
         let cache_dir = self.cache_dir.clone().or_else(ours).ok_or_else(|| {
             Error::usage("there is no folder for caches (HOME, XDG_CACHE_HOME): set data.store.cache_dir")
         })?;
@@ -69,13 +79,7 @@ impl DataConfig {
     /// # Errors
     /// [`Error::Usage`] for an address that cannot be followed, and for a time that is none.
     pub fn location(&self) -> Result<Option<Location>> {
-        let patience_s = self.store.patience_s;
-        // Days are not patience, and would not fit a clock.
-        if !(patience_s > 0.0 && patience_s <= 86_400.0) {
-            return Err(Error::usage(format!(
-                "data.store.patience_s is {patience_s}: expected above 0, at most 86400"
-            )));
-        }
+        self.store.check()?;
         self.path.as_deref().map(|path| self.store.locate(path)).transpose()
     }
 }

@@ -10,10 +10,10 @@ use std::{
 };
 
 use super::{
-    decode::{MAX_FILE_BYTES, decode, dimensions_by},
+    decode::{MAX_FILE_BYTES, dimensions_by},
     error::{DataError, SampleError, SampleFault},
     layout::{self, Classes},
-    picture::{Channels, Picture},
+    picture::Channels,
     source::Source,
 };
 
@@ -22,6 +22,9 @@ const MAX_FILES: u64 = 100_000_000;
 
 /// The most bytes that extend a header: a long name, or POSIX attributes.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+
+/// The most bytes of a path: as many as Linux takes (`PATH_MAX`).
+const MAX_PATH_BYTES: usize = 4096;
 
 /// Where a file's bytes are in the archive.
 #[derive(Debug, Clone)]
@@ -37,7 +40,8 @@ pub(super) struct Place {
 pub(crate) struct Index {
     path: PathBuf,
     files: Vec<Place>,
-    folders: BTreeSet<String>,
+    /// Those that have an entry of their own; a file's folders need none.
+    folders: Vec<String>,
 }
 
 impl Index {
@@ -55,9 +59,8 @@ impl Index {
         let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
         file.seek(SeekFrom::Start(start)).map_err(unreadable)?;
         let file_bytes = start.saturating_add(num_bytes);
-        let mut archive = tar::Archive::new(HeadersOnly { inner: file.take(num_bytes), since_seek_bytes: 0 });
-        let mut files: Vec<Place> = Vec::new();
-        let mut folders = BTreeSet::new();
+        let mut archive = headers(file.take(num_bytes));
+        let (mut files, mut folders): (Vec<Place>, Vec<String>) = Default::default();
         let after = |files: &[Place]| match files.last() {
             Some(last) => format!("after {}", last.path),
             None => "at its start".into(),
@@ -65,13 +68,17 @@ impl Index {
         let damaged = |e: io::Error, files: &[Place]| refused(format!("damaged {}: {e}", after(files)));
         for entry in archive.entries_with_seek().map_err(|e| damaged(e, &[]))? {
             let entry = entry.map_err(|e| damaged(e, &files))?;
+            if entry.path_bytes().len() > MAX_PATH_BYTES {
+                let place = after(&files);
+                return Err(refused(format!("a path of more than {MAX_PATH_BYTES} bytes {place}")));
+            }
             let entry_path = entry.path().map_err(|e| damaged(e, &files))?;
             let Some(name) = normal(&entry_path) else {
                 return Err(refused(format!("entry {} leads out of the archive", entry_path.display())));
             };
             let kind = entry.header().entry_type();
             if kind.is_dir() {
-                add_folders(&mut folders, &name, true);
+                folders.push(name);
             } else if kind.is_file() || kind.is_contiguous() {
                 let (offset, num_bytes) = (start + entry.raw_file_position(), entry.size());
                 if offset.checked_add(num_bytes).is_none_or(|end| end > file_bytes) {
@@ -80,7 +87,6 @@ impl Index {
                 if files.len() as u64 == MAX_FILES {
                     return Err(refused(format!("more than {MAX_FILES} files")));
                 }
-                add_folders(&mut folders, &name, false);
                 files.push(Place { path: name, offset, num_bytes });
             }
         }
@@ -89,11 +95,11 @@ impl Index {
 
     /// The names of the folders in a folder of the archive.
     pub(crate) fn subfolders(&self, folder: &str) -> Vec<String> {
-        let below = |path: &str| {
-            let rest = if folder.is_empty() { path } else { path.strip_prefix(folder)?.strip_prefix('/')? };
-            (!rest.is_empty() && !rest.contains('/')).then(|| rest.to_owned())
-        };
-        self.folders.iter().filter_map(|path| below(path)).collect()
+        let of_files =
+            self.files.iter().filter_map(|file| Some(below(&file.path, folder)?.split_once('/')?.0));
+        let explicit = self.folders.iter().filter_map(|path| below(path, folder)?.split('/').next());
+        let names: BTreeSet<&str> = of_files.chain(explicit.filter(|name| !name.is_empty())).collect();
+        names.into_iter().map(str::to_owned).collect()
     }
 
     /// The regular files, in the archive's order.
@@ -107,9 +113,19 @@ impl Index {
     }
 }
 
+/// A path below a folder; `""` is the root.
+fn below<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
+    if folder.is_empty() { Some(path) } else { path.strip_prefix(folder)?.strip_prefix('/') }
+}
+
+/// A tar of which only headers are read, by `entries_with_seek`, and no more of each than has a limit.
+pub(super) fn headers<R: Read + Seek>(tar: R) -> tar::Archive<HeadersOnly<R>> {
+    tar::Archive::new(HeadersOnly { inner: tar, since_seek_bytes: 0 })
+}
+
 /// Refuses to be read far without a seek. The crate seeks before each header and over contents, but reads what extends a
 /// header into memory, as long as the archive says it is.
-struct HeadersOnly<R> {
+pub(super) struct HeadersOnly<R> {
     inner: R,
     since_seek_bytes: u64,
 }
@@ -146,20 +162,6 @@ fn normal(path: &Path) -> Option<String> {
     Some(names.join("/"))
 }
 
-/// Adds the folders above `name`, and itself if it is one.
-fn add_folders(folders: &mut BTreeSet<String>, name: &str, is_folder: bool) {
-    if is_folder && !name.is_empty() {
-        folders.insert(name.to_owned());
-    }
-    let mut path = name;
-    while let Some((above, _)) = path.rsplit_once('/') {
-        if !folders.insert(above.to_owned()) {
-            break;
-        }
-        path = above;
-    }
-}
-
 /// Pictures in the class folders of a tar.
 #[derive(Debug)]
 pub(crate) struct Tar {
@@ -182,12 +184,9 @@ impl Tar {
             });
         }
         for file in &index.files {
-            let below = if root.is_empty() {
-                Some(&*file.path)
-            } else {
-                file.path.strip_prefix(root).and_then(|p| p.strip_prefix('/'))
+            let Some((class, name)) = below(&file.path, root).and_then(|path| path.split_once('/')) else {
+                continue;
             };
-            let Some((class, name)) = below.and_then(|path| path.split_once('/')) else { continue };
             if let (true, Some(pictures)) = (layout::is_picture(name), folders.get_mut(class)) {
                 pictures.push((name.to_owned(), file.clone()));
             }
@@ -248,11 +247,6 @@ impl Source for Tar {
 
     fn channels(&self) -> Channels {
         Channels::Rgb
-    }
-
-    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
-        let named = |fault| SampleError { name: self.name(index), fault };
-        decode(&self.bytes(index, MAX_FILE_BYTES).map_err(named)?, into).map_err(named)
     }
 
     fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {

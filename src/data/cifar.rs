@@ -211,14 +211,15 @@ impl CifarFiles {
 /// Is given a file's last name and the file; says whether to go on.
 type EachFile<'a> = dyn FnMut(&str, &mut tar::Entry<'_, Box<dyn Read>>) -> Result<bool, DataError> + 'a;
 
-/// Calls `each` with the last name of every regular file of a tar, until it says `false`.
+/// Calls `each` with the last name of every regular file of a tar, until it says `false`. Names are those of the headers
+/// themselves: longer ones, which an entry before says, would be read into memory, however long.
 fn for_each_file(path: &Path, gzip: bool, each: &mut EachFile<'_>) -> Result<(), DataError> {
     let damaged = |e: io::Error| DataError::Tar { path: path.into(), reason: format!("damaged: {e}") };
     let file = File::open(path).map_err(|source| DataError::Unreadable { path: path.into(), source })?;
     let file = BufReader::new(file);
     let stream: Box<dyn Read> = if gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let mut archive = tar::Archive::new(stream);
-    for entry in archive.entries().map_err(damaged)? {
+    for entry in archive.entries().map_err(damaged)?.raw(true) {
         let mut entry = entry.map_err(damaged)?;
         if !entry.header().entry_type().is_file() {
             continue;

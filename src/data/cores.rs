@@ -30,10 +30,19 @@ pub(crate) fn in_parallel<T: Default, R: Send, E: Send>(
     num_items: usize,
     work: impl Fn(&mut T, usize) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
+    in_threads(cores(), num_items, work)
+}
+
+/// As [`in_parallel`], by so many threads: for work that waits more than it computes.
+pub(crate) fn in_threads<T: Default, R: Send, E: Send>(
+    num_threads: usize,
+    num_items: usize,
+    work: impl Fn(&mut T, usize) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..cores().min(num_items) {
+        for _ in 0..num_threads.min(num_items) {
             scope.spawn(|| {
                 let mut own = T::default();
                 loop {
@@ -65,5 +74,15 @@ mod tests {
         assert!(squares.iter().enumerate().all(|(n, square)| *square == n * n) && squares.len() == 1000);
         let error = in_parallel(1000, |_: &mut (), n| if n == 3 || n == 700 { Err(n) } else { Ok(()) });
         assert_eq!(error, Err(3));
+    }
+
+    #[test]
+    fn threads_end_at_the_first_error() {
+        let num_begun = AtomicUsize::new(0);
+        let result = in_threads(16, 1000, |_: &mut (), _| {
+            num_begun.fetch_add(1, Ordering::Relaxed);
+            Err::<(), _>(())
+        });
+        assert!(result.is_err() && num_begun.into_inner() <= 16);
     }
 }

@@ -10,7 +10,10 @@
 //! - JPEG data that libjpeg repairs with a warning (an impossible Huffman code, bytes astray between segments) are
 //!   refused: half a picture of grey is not data. So is a JPEG without its end-of-image marker, even if only the marker is missing.
 
-use std::io::Cursor;
+use std::{
+    io::Cursor,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use image::{
     ColorType, ImageDecoder, Limits,
@@ -40,11 +43,16 @@ const HEADERS_BYTES: u64 = 64 << 10;
 ///
 /// Every [`SampleFault`] but those of reading a file; limits are checked before memory is taken.
 pub fn decode(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
-    match Format::of(file)? {
+    guarded(|| match Format::of(file)? {
         Format::Jpeg => jpeg::decode(file, into),
         Format::Png => decode_with(png_decoder(file)?, into, png),
         Format::WebP => decode_with(webp_decoder(file)?, into, webp),
-    }
+    })
+}
+
+/// Decoders are other people's code fed with strange files: a panic in one is the file's error.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, SampleFault>) -> Result<T, SampleFault> {
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Err(SampleFault::Panicked))
 }
 
 /// Decodes what of a picture file a transform needs; keeps its memory from one to the next.
@@ -61,6 +69,19 @@ impl Decoder {
     ///
     /// As [`decode`]; damage below the crop may go unnoticed.
     pub(crate) fn decode_for(
+        &mut self,
+        file: &mut [u8],
+        into: &mut Picture,
+        plan: impl FnMut(usize, usize) -> Geometry,
+    ) -> Result<Geometry, SampleFault> {
+        let result = guarded(|| self.decode_part(file, into, plan));
+        if let Err(SampleFault::Panicked) = result {
+            *self = Self::default();
+        }
+        result
+    }
+
+    fn decode_part(
         &mut self,
         file: &mut [u8],
         into: &mut Picture,
@@ -89,11 +110,13 @@ impl Decoder {
 ///
 /// As [`decode`], as far as headers show it.
 pub fn dimensions(file: &[u8]) -> Result<(usize, usize), SampleFault> {
-    let (width, height) = match Format::of(file)? {
-        Format::Jpeg => jpeg::dimensions(file)?,
-        Format::Png => png_decoder(file)?.dimensions(),
-        Format::WebP => webp_decoder(file)?.dimensions(),
-    };
+    let (width, height) = guarded(|| {
+        Ok(match Format::of(file)? {
+            Format::Jpeg => jpeg::dimensions(file)?,
+            Format::Png => png_decoder(file)?.dimensions(),
+            Format::WebP => webp_decoder(file)?.dimensions(),
+        })
+    })?;
     check_num_pixels(width.into(), height.into())?;
     Ok((width as usize, height as usize))
 }
@@ -216,4 +239,23 @@ fn decode_with(
 /// A decoder's message on one line, without the quotes of a debug format.
 pub(super) fn one_line(error: impl ToString) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Transform;
+
+    #[test]
+    fn a_panic_on_the_way_is_the_file_s_error() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data/pictures");
+        let mut file = std::fs::read(path.join("jpeg_420.jpg")).unwrap();
+        let (mut decoder, mut picture) = (Decoder::default(), Picture::default());
+        let result = decoder.decode_for(&mut file, &mut picture, |_, _| panic!("as a decoder may"));
+        assert!(matches!(result, Err(SampleFault::Panicked)), "{result:?}");
+        let mut stream = crate::data::random::Stream::of_sample(0, 0, 0);
+        let crop = Transform::CenterCrop { size: 16, resize: 16 };
+        let plan = |width, height| crop.plan(width, height, &mut stream);
+        decoder.decode_for(&mut file, &mut picture, plan).unwrap();
+    }
 }

@@ -76,10 +76,6 @@ impl Source for Folder {
         Channels::Rgb
     }
 
-    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
-        read_file(&self.pictures[index].1, into)
-    }
-
     fn read_file(&self, index: usize, into: &mut Vec<u8>) -> Result<bool, SampleError> {
         let path = &self.pictures[index].1;
         let named = |fault| SampleError { name: path.display().to_string(), fault };

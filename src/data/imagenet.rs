@@ -118,7 +118,8 @@ fn members<const N: usize>(devkit: &Path, names: [&str; N]) -> Result<[Vec<u8>; 
     let unreadable = |source| DataError::Unreadable { path: devkit.into(), source };
     let mut found = [const { None }; N];
     let mut archive = tar::Archive::new(GzDecoder::new(File::open(devkit).map_err(unreadable)?));
-    for entry in archive.entries().map_err(unreadable)? {
+    // Without the long names that an entry before may say: they would be read into memory, however long.
+    for entry in archive.entries().map_err(unreadable)?.raw(true) {
         let entry = entry.map_err(unreadable)?;
         let path = entry.path().map_err(unreadable)?;
         let Some(at) = names.iter().position(|name| path.ends_with(name)) else { continue };

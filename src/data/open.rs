@@ -237,6 +237,10 @@ impl Found {
     }
 
     fn in_tar(path: &Path) -> Result<Self, DataError> {
+        // Its own index, if one is kept, spares the look at all headers. What is damaged is told below.
+        if foreign::begins_as_shard(path).unwrap_or(false) {
+            return Ok(Self::ForeignShards(Tars::Whole(vec![path.into()])));
+        }
         let index = Index::read(path)?;
         if let Some(files) = CifarFiles::find_in_tar(path, |name| index.has_file(name)) {
             return Ok(Self::Cifar(files));

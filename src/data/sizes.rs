@@ -1,9 +1,8 @@
 //! The sizes of a source's pictures, read from their headers once and remembered in a file.
 //!
-//! The file lies in the data's folder, and where nothing can be written there, or the data are one archive, in the
-//! user's folder for caches. It is there whole or not at all, and is taken only if its checksum is right and it was made
-//! of these very pictures: names, lengths and times of change are compared by a hash, whose function may differ in
-//! another build, for which the sizes are then read anew. Nothing depends on the file but time.
+//! The file lies in the data's folder, or in the user's for caches (`kept`), where it does if the data are one archive. It
+//! is taken only if its checksum is right and it was made of these very pictures: names, lengths and times of change are
+//! compared by a hash, whose function may differ in another build, for which the sizes are then read anew.
 //!
 //! # Format
 //!
@@ -15,18 +14,17 @@
 //! To read sizes, the first 64 KiB of each file; to take remembered ones, a look at each file's metadata.
 
 use std::{
-    env,
     fs::{self, File},
-    hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Read, Write},
-    panic::{AssertUnwindSafe, catch_unwind},
+    hash::{DefaultHasher, Hasher},
+    io::Read,
     path::{Path, PathBuf},
     thread,
 };
 
 use super::{
     cores::cores,
-    error::{DataError, SampleError, SampleFault},
+    error::{DataError, SampleError},
+    kept,
     pass::OnBadFile,
     rect::PictureSize,
     source::Source,
@@ -60,9 +58,7 @@ pub fn of(
             note(&format!("reading the sizes of {} pictures", source.num_images()));
         }
         let sizes = read_all(source);
-        let bytes = encode(hash, &sizes);
-        // Without a place that can be written to, the next run reads them again.
-        let _ = places.iter().find(|place| save(place, &bytes).is_ok());
+        kept::save(&places, &encode(hash, &sizes));
         sizes
     });
     // Looked at again: what failed before may have been the disk.
@@ -80,12 +76,6 @@ pub fn of(
         }
         _ => Ok(sizes),
     }
-}
-
-/// The user's folder for caches, by the XDG base directory specification.
-pub fn user_caches() -> Option<PathBuf> {
-    let folder = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))
 }
 
 /// Sizes as bytes that [`from_bytes`] takes.
@@ -107,11 +97,7 @@ fn places(source: &dyn Source, caches: Option<&Path>) -> Vec<PathBuf> {
     let Some(home) = source.home() else { return Vec::new() };
     // By number, so that a part of a set does not take the whole one's place.
     let name = format!("picture-sizes-{}", source.num_images());
-    let beside = home.is_dir().then(|| home.join(format!(".burn-sprint-{name}")));
-    let mut hasher = DefaultHasher::new();
-    std::path::absolute(home).unwrap_or_else(|_| home.into()).hash(&mut hasher);
-    let cached = caches.map(|caches| caches.join(format!("burn-sprint/{name}-{:016x}", hasher.finish())));
-    beside.into_iter().chain(cached).collect()
+    kept::places(home, home.is_dir().then_some(home), &name, caches)
 }
 
 /// What tells these pictures from others, and from what they were before a change.
@@ -137,10 +123,9 @@ fn read_all(source: &dyn Source) -> Vec<PictureSize> {
     sizes
 }
 
-/// Reads a picture's size; a decoder's panic is the picture's error.
+/// Reads a picture's size.
 fn read(source: &dyn Source, index: usize) -> Result<PictureSize, SampleError> {
-    let (width, height) = catch_unwind(AssertUnwindSafe(|| source.dimensions(index)))
-        .unwrap_or_else(|_| Err(SampleError { name: source.name(index), fault: SampleFault::Panicked }))?;
+    let (width, height) = source.dimensions(index)?;
     // A picture has at most `MAX_PIXELS` pixels, so neither side is cut off.
     Ok((width as u32, height as u32))
 }
@@ -166,19 +151,4 @@ fn load(path: &Path, hash: u64, num_images: usize) -> Option<Vec<PictureSize>> {
     let sizes = from_bytes(bytes.get(HEADER_BYTES..expected_bytes - CHECKSUM_BYTES)?, num_images)?;
     // Magic, hash, number and checksum at once.
     (encode(hash, &sizes) == bytes).then_some(sizes)
-}
-
-/// Writes the file beside its place and moves it there.
-pub(super) fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(folder)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".burn-sprint-");
-    // As readable as any other file (umask): a temporary file is private by default.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
 }

@@ -4,7 +4,8 @@ use std::{fmt::Debug, hash::Hasher, path::Path, sync::Arc};
 
 use super::{
     blocks::Blocks,
-    error::SampleError,
+    decode::decode,
+    error::{SampleError, SampleFault},
     picture::{Channels, Picture},
 };
 
@@ -27,12 +28,20 @@ pub trait Source: Send + Sync + Debug {
     /// The channels that the pictures have by nature. A single picture may still come in the other.
     fn channels(&self) -> Channels;
 
-    /// Reads and decodes picture `index` over what `into` held.
+    /// Reads and decodes picture `index` over what `into` held. By itself, what [`read_file`](Self::read_file) gives: a
+    /// source has one of the two.
     ///
     /// # Errors
     ///
     /// A [`SampleError`] naming the picture; `into` is then unspecified.
-    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError>;
+    fn read(&self, index: usize, into: &mut Picture) -> Result<(), SampleError> {
+        let named = |fault| SampleError { name: self.name(index), fault };
+        let mut file = Vec::new();
+        match self.read_file(index, &mut file)? {
+            true => decode(&file, into).map_err(named),
+            false => Err(named(SampleFault::NotAFile)),
+        }
+    }
 
     /// Reads the file of picture `index` over what `into` held. Returns false, and reads nothing, where pictures are not
     /// files by themselves.

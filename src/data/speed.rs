@@ -11,9 +11,10 @@ use super::{
     picture::{Channels, Picture},
     random::Stream,
     sampler::Tail,
+    shuffle,
     source::SharedSource,
     transform::{Stage, Transform},
-    view::repeated,
+    view::spread,
 };
 
 /// Images of a batch that is made to time it.
@@ -41,7 +42,7 @@ pub struct InputSpeed {
 }
 
 impl InputSpeed {
-    /// Times `num_images` images in random order, as RGB or grey: part by part, by a loader with one thread, and by one
+    /// Times `num_images` images, spread over the source and in random order, as RGB or grey: part by part, by a loader with one thread, and by one
     /// with `num_threads`; 0 stands for one a processor.
     ///
     /// # Errors
@@ -56,7 +57,7 @@ impl InputSpeed {
     ) -> Result<Self, DataError> {
         transform.check()?;
         let num_threads = if num_threads == 0 { cores() } else { num_threads };
-        let source = repeated(source.clone(), num_images);
+        let source = spread(source.clone(), num_images);
         let [read_s, decode_s, resize_s, copy_s] = parts(&source, transform, channels)?;
         let one_thread_per_s = loader(&source, transform, channels, 1)?;
         let all_threads_per_s = if num_threads == 1 {
@@ -86,7 +87,8 @@ fn parts(source: &SharedSource, transform: Transform, channels: Channels) -> Res
     let (mut file, mut picture) = (Vec::new(), Picture::default());
     let (mut decoder, mut stage) = (Decoder::default(), Stage::default());
     let mut sums = [0.0; 4];
-    for index in 0..source.num_images() {
+    let order = shuffle::order(source.num_images() as u32, 0, 0);
+    for (place, index) in order.into_iter().map(|index| index as usize).enumerate() {
         let mut stream = Stream::of_sample(0, 0, index);
         let mut plan = |width, height| transform.plan(width, height, &mut stream);
         let start = Instant::now();
@@ -105,7 +107,7 @@ fn parts(source: &SharedSource, transform: Transform, channels: Channels) -> Res
         }
         stage.apply(&geometry, &picture, (width, height), channels, &mut image);
         let resized = Instant::now();
-        batch[index % BATCH_SIZE * image_bytes..][..image_bytes].copy_from_slice(&image);
+        batch[place % BATCH_SIZE * image_bytes..][..image_bytes].copy_from_slice(&image);
         let times = [start, read, decoded, resized, Instant::now()];
         for (sum, pair) in sums.iter_mut().zip(times.windows(2)) {
             *sum += (pair[1] - pair[0]).as_secs_f64();

@@ -131,9 +131,14 @@ pub fn first_of_each_class(source: SharedSource, n: usize) -> SharedSource {
     Arc::new(View::new(source, indices, labels, class_names))
 }
 
-/// The source's pictures from the first on, again and again, until there are `num_images`.
-pub(crate) fn repeated(source: SharedSource, num_images: usize) -> SharedSource {
-    let indices = (0..source.num_images() as u32).cycle().take(num_images).collect();
+/// So many pictures, spread evenly over the source; if it has fewer, from the first on again and again.
+pub(crate) fn spread(source: SharedSource, num_images: usize) -> SharedSource {
+    let num_there = source.num_images();
+    let place = |n: usize| (n as u64 * num_there as u64 / num_images as u64) as u32;
+    let indices = match num_images < num_there {
+        true => (0..num_images).map(place).collect(),
+        false => (0..num_there as u32).cycle().take(num_images).collect(),
+    };
     let labels = (0..source.class_names().len() as u32).collect();
     let class_names = source.class_names().to_vec();
     Arc::new(View::new(source, indices, labels, class_names))
@@ -163,4 +168,24 @@ pub fn with_classes(
     let labels = source.class_names().iter().map(|name| places[name.as_str()]).collect();
     let indices = (0..source.num_images() as u32).collect();
     Ok(Arc::new(View::new(source, indices, labels, class_names.to_vec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Location, Split, open};
+
+    #[test]
+    fn few_pictures_are_spread_and_many_repeated() {
+        let source = open(&Location::Embedded, Split::Val).unwrap();
+        let num_there = source.num_images();
+        let names = |num_images| {
+            let some = spread(source.clone(), num_images);
+            (0..num_images).map(|index| some.name(index)).collect::<Vec<_>>()
+        };
+        let expected = [0, num_there / 4, num_there / 2, num_there * 3 / 4].map(|index| source.name(index));
+        assert_eq!(names(4), expected);
+        let repeated = names(num_there + 2);
+        assert_eq!(repeated[num_there - 1..], [num_there - 1, 0, 1].map(|index| source.name(index)));
+    }
 }

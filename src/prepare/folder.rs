@@ -31,7 +31,7 @@ pub(super) fn write(output: &Output, part: &Part, index: usize, made: &Made<'_>)
     let path = path(output, part, index).with_extension(extension(&made.file));
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    whole(&path, |to| std::io::Write::write_all(to, &made.file))
+    whole(&path, &made.file)
 }
 
 /// Without its extension: a key has no dot.

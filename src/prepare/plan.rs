@@ -2,7 +2,7 @@
 //! of pictures that are written at a time. Pure functions of a source's list; no picture is read.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     ops::Range,
     path::{Component, Path, PathBuf},
 };
@@ -97,22 +97,35 @@ pub(super) fn per_unit(num_images: usize, shards: bool, per_shard: Option<u32>) 
 }
 
 /// A name for each of a source's pictures: the class, and what the file is called without its extension. Dots, which
-/// would end a key in a shard, become underscores; of names that are the same the second gets `-2`, and so on.
+/// would end a key in a shard, become underscores.
 fn keys(source: &dyn crate::data::Source) -> Result<Vec<String>> {
     let classes = source.class_names();
     if let Some(class) = classes.iter().find(|class| !is_folder_name(class)) {
         return Err(Error::run(format!("the class {class:?} cannot be the name of a folder: rename it")));
     }
-    let mut taken = HashSet::new();
-    let key = |index| {
-        let key = format!("{}/{}", classes[source.label(index) as usize], stem(&source.name(index)));
-        let others = (2..).map(|n: u32| format!("{key}-{n}"));
-        let free = [key.clone()].into_iter().chain(others).find(|key| !taken.contains(key));
-        let free = free.unwrap_or(key);
-        taken.insert(free.clone());
-        free
+    let key = |index| format!("{}/{}", classes[source.label(index) as usize], stem(&source.name(index)));
+    Ok(distinct((0..source.num_images()).map(key)))
+}
+
+/// Of names that are the same the second gets `-2`, and so on, past those that are taken.
+fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
+    // Of each name that is taken, the number to try next.
+    let mut taken: HashMap<String, u32> = HashMap::new();
+    let mut free = |name: String| {
+        let Some(&first) = taken.get(&name) else {
+            taken.insert(name.clone(), 2);
+            return name;
+        };
+        let mut number = first;
+        while taken.contains_key(&format!("{name}-{number}")) {
+            number += 1;
+        }
+        let numbered = format!("{name}-{number}");
+        taken.insert(numbered.clone(), 2);
+        taken.insert(name, number + 1);
+        numbered
     };
-    Ok((0..source.num_images()).map(key).collect())
+    { names }.map(&mut free).collect()
 }
 
 fn is_folder_name(name: &str) -> bool {
@@ -142,6 +155,23 @@ mod tests {
         assert_eq!(stem("cat/.jpg"), "picture");
         assert_eq!(stem("cat/.hidden.jpg"), "_hidden");
         assert_eq!(stem("cat/\u{130}.jpg"), "\u{130}");
+    }
+
+    #[test]
+    fn names_that_are_the_same_are_numbered() {
+        let named = |names: &[&str]| distinct(names.iter().map(|name| (*name).to_owned()));
+        assert_eq!(named(&["a", "b", "a", "a", "b"]), ["a", "b", "a-2", "a-3", "b-2"]);
+        assert_eq!(
+            named(&["a-2", "a", "a", "a-2", "a", "a-3"]),
+            ["a-2", "a", "a-3", "a-2-2", "a-4", "a-3-2"]
+        );
+    }
+
+    /// In time that grows with them and not with their square: that would be minutes.
+    #[test]
+    fn many_names_may_be_the_same() {
+        let names = distinct((0..100_000).map(|_| "cat/picture".to_owned()));
+        assert_eq!(names[99_999], "cat/picture-100000");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::BufWriter,
-    path::Path,
+    path::PathBuf,
 };
 
 use super::{
@@ -23,7 +23,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 /// Whether a copy has the unit's shard, whole.
 pub(super) fn has(output: &Output, part: &Part, unit: &Unit) -> bool {
-    shard_file(output, part, unit.number).is_ok()
+    disk::shard(&output.folder, &part.shard(unit.number)).is_ok()
 }
 
 /// A shard that is being written.
@@ -56,10 +56,10 @@ impl<'a> Shard<'a> {
         let (to, index) = self.writer.finish().map_err(Error::io("write", &path))?;
         let file = to.into_inner().map_err(|error| error.into_error()).map_err(Error::io("write", &path))?;
         place(&file, &path)?;
-        whole(&index_path, |to| std::io::Write::write_all(to, &index.to_bytes()))
+        whole(&index_path, &index.to_bytes())
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    fn path(&self) -> PathBuf {
         self.output.folder.join(&self.name)
     }
 }
@@ -68,7 +68,7 @@ impl<'a> Shard<'a> {
 pub(super) fn write_catalog(output: &Output, parts: &[Part], num_units: &[usize]) -> Result<()> {
     let of = |split| -> Result<Option<Vec<ShardFile>>> {
         let Some(at) = parts.iter().position(|part| part.split == split) else { return Ok(None) };
-        let shard = |number| shard_file(output, &parts[at], number);
+        let shard = |number| disk::shard(&output.folder, &parts[at].shard(number)).map(|(file, _)| file);
         Ok(Some((0..num_units[at]).map(shard).collect::<Result<_, DataError>>()?))
     };
     let classes = parts[0].source.class_names().to_vec();
@@ -80,26 +80,5 @@ pub(super) fn write_catalog(output: &Output, parts: &[Part], num_units: &[usize]
             Catalog::divided(classes, train, val)
         }
     };
-    whole(&output.folder.join(CATALOG), |to| std::io::Write::write_all(to, catalog.to_json().as_bytes()))
-}
-
-/// The shard of that number as it lies there.
-fn shard_file(output: &Output, part: &Part, number: usize) -> Result<ShardFile, DataError> {
-    let file = part.shard(number);
-    let index = disk::load_index(&output.folder.join(index_file(&file)))?;
-    let shard = ShardFile { file, num_bytes: index.tar_bytes, num_images: index.entries.len() as u64 };
-    let tar = output.folder.join(&shard.file);
-    check_length(&tar, shard.num_bytes)?;
-    Ok(shard)
-}
-
-fn check_length(tar: &Path, expected: u64) -> Result<(), DataError> {
-    match fs::metadata(tar) {
-        Ok(metadata) if metadata.len() == expected => Ok(()),
-        Ok(metadata) => {
-            let reason = format!("has {} bytes, its index says {expected}", metadata.len());
-            Err(DataError::Shard { path: tar.display().to_string(), reason })
-        }
-        Err(source) => Err(DataError::Unreadable { path: tar.into(), source }),
-    }
+    whole(&output.folder.join(CATALOG), catalog.to_json().as_bytes())
 }

@@ -22,6 +22,9 @@ const FORMAT: &str = "burn-sprint-prepare-1";
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     format: String,
+    /// Where the pictures are; not said in the data's own folder, which may be moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
     /// Of each part.
     num_images: Vec<usize>,
     /// Of the pictures' names in order.
@@ -69,7 +72,7 @@ pub(super) fn claim(settings: &Settings, parts: &[Part], in_place: bool) -> Resu
     }
     let mut text = String::new();
     (&file).take(MAX_BYTES).read_to_string(&mut text).map_err(Error::io("read", &path))?;
-    let wanted = serde_json::to_value(State::new(settings, parts)).map_err(Error::run)?;
+    let wanted = serde_json::to_value(State::new(settings, parts, in_place)).map_err(Error::run)?;
     // Empty: whoever began was killed before a word was written.
     if text.is_empty() {
         let text = serde_json::to_string_pretty(&wanted).map_err(Error::run)?;
@@ -83,13 +86,24 @@ pub(super) fn claim(settings: &Settings, parts: &[Part], in_place: bool) -> Resu
 }
 
 impl State {
-    fn new(settings: &Settings, parts: &[Part]) -> Self {
+    fn new(settings: &Settings, parts: &[Part], in_place: bool) -> Self {
         let &Settings { shards, per_shard, max_side, quality, seed, .. } = settings;
         let names = parts.iter().flat_map(|part| &part.keys);
         let names_crc32c =
             names.fold(0, |crc, key| crc32c::crc32c_append(crc, format!("{key}\n").as_bytes()));
         let num_images = parts.iter().map(|part| part.keys.len()).collect();
-        Self { format: FORMAT.into(), num_images, names_crc32c, shards, per_shard, max_side, quality, seed }
+        let data = fs::canonicalize(&settings.data).unwrap_or_else(|_| settings.data.clone());
+        Self {
+            format: FORMAT.into(),
+            data: (!in_place).then(|| data.display().to_string()),
+            num_images,
+            names_crc32c,
+            shards,
+            per_shard,
+            max_side,
+            quality,
+            seed,
+        }
     }
 }
 
@@ -103,6 +117,7 @@ fn agree(begun: &Value, wanted: &Value, out: &Path) -> Result<()> {
     let then = begun.get(key.as_str()).unwrap_or(&Value::Null);
     let what = match key.as_str() {
         "names_crc32c" | "num_images" => "from other pictures".into(),
+        "data" => format!("from {then}, not {now}"),
         key => format!("with {key} {then}, not {now}"),
     };
     Err(Error::usage(format!(

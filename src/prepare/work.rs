@@ -2,8 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -62,7 +60,15 @@ impl Preparation {
         let parts = open_parts(&Location::Path(data.clone()))?;
         let in_place = data.is_dir() && fs::canonicalize(data).ok() == fs::canonicalize(out).ok();
         let is_divided = parts.len() > 1;
+        let is_inside = !is_divided && !in_place && lies_in(out, data);
         let data = data.display();
+        if is_inside {
+            return Err(Error::usage(format!(
+                "{} lies in {data}, which is not divided into train/ and val/, and would become one of its classes: give \
+                 an --out beside it",
+                out.display()
+            )));
+        }
         if !is_divided && !settings.sizes.is_empty() && (in_place || !shards) {
             return Err(Error::usage(format!(
                 "{data} is not divided into train/ and val/, so that copies would lie among its class folders: divide \
@@ -72,6 +78,12 @@ impl Preparation {
         if in_place && (settings.sizes.is_empty() || settings.max_side.is_some()) {
             return Err(Error::usage(
                 "--out is the folder of the data: only copies can be added to it, by --sizes without --max-side",
+            ));
+        }
+        if in_place && settings.skip_bad_files {
+            return Err(Error::usage(
+                "--skip-bad-files would make copies that lack pictures of the data, which training refuses: remove the \
+                 bad ones first (sprint prepare --check names them)",
             ));
         }
         for (_, source) in &parts {
@@ -159,32 +171,51 @@ impl Preparation {
         Ok(Written { skipped: skipped.into_iter().flatten().collect() })
     }
 
-    /// Reads all that was written as training would, and decodes every picture. `advance` is told how many more.
+    /// Reads all that was written as training would, and decodes every picture; but for those that are in shards as they
+    /// came, which were decoded before, checksums are compared. `advance` is told how many more. Returns how many
+    /// pictures are left out, now or by those who began.
     ///
     /// # Errors
     ///
     /// [`Error::Data`] or [`Error::Run`], naming what is damaged or missing.
-    pub fn verify(&self, written: &Written, advance: impl Fn(u64) + Sync) -> Result<()> {
+    pub fn verify(&self, written: &Written, advance: impl Fn(u64) + Sync) -> Result<u64> {
+        let mut most_left_out = 0;
         for output in &self.outputs {
             let folder = output.folder.display();
+            let were_decoded = self.settings.shards && output.make == Make::Same;
             let mut num_images = 0;
             for (_, source) in open_parts(&Location::Path(output.folder.clone()))? {
                 num_images += source.num_images() as u64;
-                if let Some(first) = check::damaged(&*source, &advance).into_iter().next() {
+                let faults = match were_decoded {
+                    true => check::changed(&*source, &advance),
+                    false => check::damaged(&*source, &advance),
+                };
+                if let Some(first) = faults.first() {
                     return Err(Error::run(format!(
                         "picture {first}: remove that file, and run the same line again"
                     )));
                 }
             }
-            let expected = self.num_images() - written.skipped.len() as u64;
-            if num_images != expected && !self.settings.shards || num_images > self.num_images() {
+            let (all, num_skipped) = (self.num_images(), written.skipped.len() as u64);
+            // A shard that was there may lack pictures that were skipped then; a file that is not there is tried again.
+            let left_out = all.checked_sub(num_images);
+            let left_out = left_out.filter(|&left_out| self.settings.shards || left_out == num_skipped);
+            let Some(left_out) = left_out else {
+                let expected = all - num_skipped;
                 return Err(Error::run(format!(
                     "{folder} has {num_images} pictures, expected {expected}: something else wrote there; give \
                      another --out"
                 )));
+            };
+            if left_out > 0 && !self.settings.skip_bad_files {
+                return Err(Error::run(format!(
+                    "{folder} has {num_images} of {all} pictures, as bad ones were left out when it was begun: give \
+                     --skip-bad-files as then, or another --out"
+                )));
             }
+            most_left_out = most_left_out.max(left_out);
         }
-        Ok(())
+        Ok(most_left_out)
     }
 
     /// Writes the shards of a unit that are not there, from one reading of its pictures.
@@ -268,16 +299,23 @@ impl Preparation {
 }
 
 impl Own {
-    /// Reads and decodes a picture; a decoder's panic is the picture's error.
+    /// Reads and decodes a picture.
     fn read(&mut self, part: &Part, index: usize) -> Result<(), SampleError> {
         let Self { file, picture, .. } = self;
         let named = |fault| SampleError { name: part.source.name(index), fault };
         if !part.source.read_file(index, file)? {
             return Err(named(SampleFault::NotAFile));
         }
-        let decoded = catch_unwind(AssertUnwindSafe(|| decode(file, picture)));
-        decoded.unwrap_or(Err(SampleFault::Panicked)).map_err(named)
+        decode(file, picture).map_err(named)
     }
+}
+
+/// Whether a path, of which not all need be there, leads below a folder.
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let there = path.ancestors().find_map(|above| fs::canonicalize(above).ok());
+    let folder = fs::canonicalize(folder).ok();
+    there.zip(folder).is_some_and(|(there, folder)| there.starts_with(folder))
 }
 
 /// Files that are removed if they are still there.
@@ -305,15 +343,10 @@ pub(super) fn place(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Writes a file that is there whole or not at all, though a power cut may leave it empty.
-pub(super) fn whole(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
+pub(super) fn whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = partial(path);
     let clean_up = CleanUp(vec![partial.clone()]);
-    let written = File::create(&partial).and_then(|file| {
-        let mut to = BufWriter::new(file);
-        fill(&mut to)?;
-        to.flush()?;
-        fs::rename(&partial, path)
-    });
+    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
     drop(clean_up);
     written.map_err(Error::io("write", path))
 }

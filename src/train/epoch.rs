@@ -45,6 +45,8 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
             session.next_position(&run.plan.schedule).ok_or_else(|| Error::run("the epoch has ended"))?;
         let waiting = Instant::now();
         let batch = session.feed.next(run, at);
+        // Without the wait for other ranks, which is not one for data.
+        let data_wait_s = waiting.elapsed().as_secs_f64();
         let batch = match lost::together(run, batch) {
             Err(error @ Error::Away { .. }) => {
                 trail.settle(run, session)?;
@@ -52,7 +54,6 @@ pub(super) fn train(run: &mut Run<'_>, session: &mut Session, first: Position) -
             }
             other => other?,
         };
-        let data_wait_s = waiting.elapsed().as_secs_f64();
         session.optimizer.set_momentum(at.momentum.unwrap_or(optimizer.momentum));
 
         let (images, classes) = session.normalizer.tensors(&batch);

@@ -8,7 +8,7 @@ use burn_dist::Communicator;
 use super::evaluate::comparable_crop;
 use crate::{
     config::Plan,
-    data::{Copies, Loader, LoaderConfig, PictureSize, Rectangles, sizes},
+    data::{Copies, Loader, LoaderConfig, PictureSize, Rectangles, sizes, user_caches},
     error::{Error, Result},
     recipe::{Phase, ValCrop},
 };
@@ -38,7 +38,7 @@ impl<'a> Validation<'a> {
             let val = &data.get(name)?.val;
             let mut mine = Vec::new();
             if comm.rank().is_main() {
-                let caches = sizes::user_caches();
+                let caches = user_caches();
                 let found = sizes::of(&**val, plan.config.data.on_bad_file, caches.as_deref(), &mut note)?;
                 mine = sizes::to_bytes(&found);
             }

@@ -25,6 +25,8 @@ pub enum Answer {
     Truncate(usize),
     /// With one bit of that byte turned.
     Damage(usize),
+    /// As an object that has taken its place, which another tag shows.
+    Replaced,
     /// Nothing comes any more, on a connection that stays.
     Stall,
 }
@@ -164,8 +166,8 @@ impl Shared {
                 let _ = BufReader::new(stream).read_line(&mut String::new());
                 None
             }
-            (Answer::Status(status), _) => self.send(stream, &format!("{status} Status"), "", b"", 0),
-            (_, Err(_)) => self.send(stream, "404 Not Found", "", b"", 0),
+            (Answer::Status(status), _) => self.send(stream, &format!("{status} Status"), "", "", b"", 0),
+            (_, Err(_)) => self.send(stream, "404 Not Found", "", "", b"", 0),
             (answer, Ok(mut object)) => {
                 let total = object.len();
                 if let Answer::Damage(at) = answer {
@@ -177,7 +179,8 @@ impl Shared {
                 let range = format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1);
                 let (status, range) =
                     if start > 0 { ("206 Partial Content", range.as_str()) } else { ("200 OK", "") };
-                self.send(stream, status, range, &body[..cut], body.len())?;
+                let tag = if answer == Answer::Replaced { "two" } else { "one" };
+                self.send(stream, status, tag, range, &body[..cut], body.len())?;
                 (cut == body.len()).then_some(())
             }
         }
@@ -187,12 +190,13 @@ impl Shared {
         &self,
         mut stream: &TcpStream,
         status: &str,
+        tag: &str,
         headers: &str,
         body: &[u8],
         length: usize,
     ) -> Option<()> {
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"one\"\r\n\
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"{tag}\"\r\n\
              Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n{headers}\r\n"
         );
         stream.write_all(head.as_bytes()).ok()?;

@@ -76,6 +76,15 @@ impl Cache {
         self.path(key, WHOLE).exists()
     }
 
+    /// Throws the file away, if it is there.
+    pub(super) fn remove(&self, key: &str) -> io::Result<()> {
+        let _lock = self.lock()?;
+        match fs::remove_file(self.path(key, WHOLE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The right to make a file of that length, with room for it; `None` while another process makes it, or once it is
     /// there.
     ///
@@ -177,6 +186,8 @@ impl Claim<'_> {
 
     /// Makes the file known to all.
     pub(super) fn finish(mut self) -> io::Result<()> {
+        // Its length is there from the start: after a power cut it would be whole, and in part zeros.
+        self.part.sync_data()?;
         let _lock = self.cache.lock()?;
         fs::rename(self.cache.path(&self.key, PART), self.cache.path(&self.key, WHOLE))?;
         self.is_whole = true;

@@ -50,6 +50,8 @@ struct Shared {
     client: Arc<Client>,
     cache: Cache,
     objects: Vec<Object>,
+    /// Of all objects.
+    total_bytes: u64,
     in_any_order: bool,
     state: Mutex<State>,
     /// Something changed: for threads, and for those who wait.
@@ -98,9 +100,9 @@ impl Fetcher {
         objects: Vec<Object>,
         in_any_order: bool,
     ) -> io::Result<Self> {
-        let state = Mutex::default();
-        let shared =
-            Arc::new(Shared { client, cache, objects, in_any_order, state, changed: Condvar::new() });
+        let total_bytes = objects.iter().map(|object| object.num_bytes).sum();
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { client, cache, objects, total_bytes, in_any_order, state, changed });
         // Threads end with the last one's piece when this is dropped; none is waited for.
         let fetcher = Self { shared };
         for number in 0..NUM_THREADS {
@@ -120,7 +122,10 @@ impl Fetcher {
         // The window that is read, this one, and what is left of one in between.
         let announced_bytes: u64 =
             state.wanted.range(before..).map(|&o| self.shared.objects[o].num_bytes).sum();
-        state.refusal = self.shared.too_small("a window of the shuffle", announced_bytes.saturating_mul(3));
+        let needed_bytes = announced_bytes.saturating_mul(3).min(self.shared.total_bytes);
+        // A pass' last window is shorter: what was refused stays so.
+        let refusal = state.refusal.take();
+        state.refusal = refusal.or_else(|| self.shared.too_small("a window of the shuffle", needed_bytes));
         self.shared.changed.notify_all();
     }
 
@@ -128,14 +133,19 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Away`] if it does not come while patience lasts, or can never come. After the former, whatever is not in the cache is
-    /// away too.
+    /// [`Away`] if it can never come, or not while patience lasts; then whatever is not in the cache is away too.
     pub(super) fn wait(&self, object: usize) -> Result<File, Away> {
         let Shared { cache, objects, client, .. } = &*self.shared;
         if let Some(what) = self.shared.follow(object) {
             return Err(Away { object: client.name(&objects[object].path), what, waited: None });
         }
         cache.get(&objects[object].key, SystemTime::now()).map_or_else(|| self.shared.demand(object), Ok)
+    }
+
+    /// Throws the object's file away: the next who waits for it has it fetched anew.
+    pub(super) fn forget(&self, object: usize) {
+        // What cannot be thrown away is read again, and still damaged.
+        let _ = self.shared.cache.remove(&self.shared.objects[object].key);
     }
 
     /// The object's file, if it is there.
@@ -159,8 +169,7 @@ impl Shared {
         if state.is_announced || state.used == Some(object) {
             return state.refusal.clone();
         }
-        let num_objects = self.objects.len();
-        let total_bytes = self.objects.iter().map(|object| object.num_bytes).sum::<u64>();
+        let (num_objects, total_bytes) = (self.objects.len(), self.total_bytes);
         let holds_all = total_bytes <= self.cache.limit_bytes();
         let is_first = state.used.replace(object).is_none();
         if self.in_any_order && is_first {
@@ -301,12 +310,16 @@ impl Shared {
         };
         let (mut written_bytes, mut tag) = (0, None);
         loop {
-            let download = self.client.get(path, written_bytes, tag.take())?;
+            let download = self.client.get(path, written_bytes, tag.clone())?;
             if download.object_bytes != *num_bytes {
                 return Err(Fault::lasting(format!(
                     "it has {} bytes, its data set says {num_bytes}: it was not written whole, or written anew",
                     download.object_bytes
                 )));
+            }
+            // Not every server compares the tags.
+            if written_bytes > 0 && download.tag != tag {
+                return Err(Fault::passing("the object was replaced while it was read"));
             }
             tag.clone_from(&download.tag);
             let before_bytes = written_bytes;

@@ -17,9 +17,9 @@ mod fetch;
 mod retry;
 
 use std::{
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-    thread,
+    sync::{Arc, Mutex},
 };
 
 use self::{
@@ -30,6 +30,7 @@ use self::{
 use super::{
     address::Remote,
     archive::read_exact_at,
+    cores::in_threads,
     error::{DataError, SampleFault},
     open::Split,
     shard::{
@@ -39,6 +40,7 @@ use super::{
         index::ShardIndex,
         source::{Shards, Store},
     },
+    slot::lock,
 };
 
 /// Indexes that are asked for at the same time.
@@ -58,6 +60,8 @@ pub(super) struct Cached {
     client: Arc<Client>,
     files: Vec<String>,
     fetcher: Fetcher,
+    /// Shards that were found damaged and thrown away.
+    forgotten: Mutex<BTreeSet<usize>>,
 }
 
 impl Folder {
@@ -80,43 +84,30 @@ impl Folder {
         let Some(shards) = catalog.shards(split) else {
             return Err(DataError::NoSuchSplit { path: remote.address.to_string().into(), split });
         };
-        let indexes = self.indexes(shards);
+        // Once one was waited for in vain, the others are not.
+        let indexes = in_threads(INDEXES_AT_ONCE, shards.len(), |_: &mut (), at| self.index(&shards[at]))?;
         let setting = |error: std::io::Error| {
             DataError::StoreSetting(format!("cache {}: {error}", remote.cache_dir.display()))
         };
         let cache = Cache::open(&remote.cache_dir, remote.cache_bytes).map_err(setting)?;
-        let objects =
-            shards.iter().zip(&indexes).map(|(shard, index)| self.object(shard, index.as_ref().ok()));
+        let objects = shards.iter().zip(&indexes).map(|(shard, index)| self.object(shard, index));
         let fetcher = Fetcher::start(client.clone(), cache, objects.collect(), split == Split::Train)
             .map_err(setting)?;
         let files = shards.iter().map(|shard| shard.file.clone()).collect();
-        Shards::new(Cached { client: client.clone(), files, fetcher }, catalog.classes.clone(), indexes)
+        let store = Cached { client: client.clone(), files, fetcher, forgotten: Mutex::default() };
+        Shards::new(store, catalog.classes.clone(), indexes.into_iter().map(Ok))
     }
 
     /// An index speaks of the bytes of every picture: a shard that was written anew is another object.
-    fn object(&self, shard: &ShardFile, index: Option<&ShardIndex>) -> Object {
+    fn object(&self, shard: &ShardFile, index: &ShardIndex) -> Object {
         let mut hasher = DefaultHasher::new();
         self.client.name(&shard.file).hash(&mut hasher);
-        let sums = index.iter().flat_map(|index| &index.entries).map(|entry| entry.crc32c);
-        sums.for_each(|sum| sum.hash(&mut hasher));
+        index.entries.iter().for_each(|entry| entry.crc32c.hash(&mut hasher));
         Object {
             path: shard.file.clone(),
             num_bytes: shard.num_bytes,
             key: format!("{:016x}", hasher.finish()),
         }
-    }
-
-    fn indexes(&self, shards: &[ShardFile]) -> Vec<Result<ShardIndex, DataError>> {
-        let share = shards.len().div_ceil(INDEXES_AT_ONCE).max(1);
-        thread::scope(|scope| {
-            let parts: Vec<_> = shards
-                .chunks(share)
-                .map(|shards| {
-                    scope.spawn(move || shards.iter().map(|shard| self.index(shard)).collect::<Vec<_>>())
-                })
-                .collect();
-            parts.into_iter().flat_map(|part| part.join().expect("reading an index does not panic")).collect()
-        })
     }
 
     /// Reads an index, and sees whether it and the catalogue speak of the same.
@@ -149,6 +140,15 @@ impl Store for Cached {
 
     fn peek(&self, shard: usize, offset: u64, into: &mut [u8]) -> bool {
         self.fetcher.peek(shard).is_some_and(|file| read_exact_at(&file, into, offset).is_ok())
+    }
+
+    fn forget(&self, shard: usize) -> bool {
+        // Held meanwhile: whoever comes second reads of the new one.
+        let mut forgotten = lock(&self.forgotten);
+        if forgotten.insert(shard) {
+            self.fetcher.forget(shard);
+        }
+        true
     }
 
     fn read_ahead(&self, shards: &mut dyn Iterator<Item = usize>) {

@@ -18,7 +18,7 @@ use super::{
         open::Split,
         slot::lock,
     },
-    catalog::{CATALOG, Catalog, MAX_CATALOG_BYTES, ShardFile},
+    catalog::{CATALOG, Catalog, MAX_CATALOG_BYTES, ShardFile, index_file},
     index::ShardIndex,
     source::{Shards, Store},
 };
@@ -87,22 +87,32 @@ pub(crate) fn open(folder: &Path, catalog: &Catalog, split: Split) -> Result<Sha
     Shards::new(Disk::new(paths), catalog.classes.clone(), indexes)
 }
 
-/// Reads the index beside a tar, and sees whether it, the tar and the catalogue speak of the same.
-pub(crate) fn index(folder: &Path, shard: &ShardFile) -> Result<ShardIndex, DataError> {
-    let (path, tar) = (folder.join(shard.index_file()), folder.join(&shard.file));
-    let index = load_index(&path)?;
-    let (expected, got) = (shard.num_images, index.entries.len() as u64);
+/// A shard as it lies there, with its index, of which the tar has the length.
+pub(crate) fn shard(folder: &Path, tar: &str) -> Result<(ShardFile, ShardIndex), DataError> {
+    let index = load_index(&folder.join(index_file(tar)))?;
+    let path = folder.join(tar);
+    let (got, expected) = (fs::metadata(&path).map_err(unreadable(&path))?.len(), index.tar_bytes);
     if got != expected {
-        return Err(refused(&path, format!("has {got} pictures, {CATALOG} has {expected}")));
+        return Err(other_length(&path, got, "its index", expected));
     }
-    let got = fs::metadata(&tar).map_err(unreadable(&tar))?.len();
-    for (whose, expected) in [(CATALOG, shard.num_bytes), ("its index", index.tar_bytes)] {
-        if got != expected {
-            let reason = format!("has {got} bytes, {whose} says {expected}: it was cut short or replaced");
-            return Err(refused(&tar, reason));
-        }
+    Ok((ShardFile { file: tar.into(), num_bytes: got, num_images: index.entries.len() as u64 }, index))
+}
+
+/// The index of a shard that is as the catalogue says.
+fn index(folder: &Path, listed: &ShardFile) -> Result<ShardIndex, DataError> {
+    let (ShardFile { num_bytes, num_images, .. }, index) = shard(folder, &listed.file)?;
+    if num_images != listed.num_images {
+        let reason = format!("has {num_images} pictures, {CATALOG} has {}", listed.num_images);
+        return Err(refused(&folder.join(listed.index_file()), reason));
+    }
+    if num_bytes != listed.num_bytes {
+        return Err(other_length(&folder.join(&listed.file), num_bytes, CATALOG, listed.num_bytes));
     }
     Ok(index)
+}
+
+fn other_length(tar: &Path, got: u64, whose: &str, expected: u64) -> DataError {
+    refused(tar, format!("has {got} bytes, {whose} says {expected}: it was cut short or replaced"))
 }
 
 /// Reads an index file.

@@ -1,7 +1,7 @@
 //! WebDataset tars that others wrote, which have no index: it is made when they are first opened, and kept.
 //!
-//! It is kept beside the tar, and where nothing can be written there in the user's folder for caches; one that is older
-//! than its tar or of another length is made anew. Classes have no names in such tars: a class is called by its number.
+//! It is kept beside the tar or among the user's caches (`data::kept`), under a name that no other program gives; one that
+//! is older than its tar or of another length is made anew. Classes have no names in such tars: a class is called by its number.
 //!
 //! # Cost
 //!
@@ -9,21 +9,20 @@
 
 use std::{
     fs::{self, File},
-    hash::{DefaultHasher, Hash, Hasher},
-    io::BufReader,
-    panic::{AssertUnwindSafe, catch_unwind},
+    io::{self, BufReader},
     path::{Path, PathBuf},
 };
 
 use super::{
     super::{
-        archive::{Index, Place, read_exact_at},
+        archive::{Index, Place, headers, read_exact_at},
         cores::in_parallel,
         decode::{MAX_FILE_BYTES, dimensions},
         error::DataError,
+        folder::subfolders,
+        kept::{self, user_caches},
         layout::{EXTENSIONS, TRAIN_NAMES, VAL_NAMES},
         open::Split,
-        sizes,
     },
     catalog::index_file,
     disk::{Disk, load_index},
@@ -53,11 +52,10 @@ impl Tars {
             { tars }.find(|tars| !tars.is_empty())
         };
         if let (Some(train), Some(val)) = (named(&TRAIN_NAMES), named(&VAL_NAMES)) {
-            return begins_as_shard(&train[0]).then_some(Self::Divided { train, val });
+            return may_be_shard(&train[0]).then_some(Self::Divided { train, val });
         }
         let tars = tars_in(folder);
-        // A tar that lies about beside class folders is none.
-        if !tars.first().is_some_and(|tar| begins_as_shard(tar)) {
+        if !tars.first().is_some_and(|tar| may_be_shard(tar)) {
             return None;
         }
         let of = |names: &[&str]| -> Vec<PathBuf> {
@@ -87,16 +85,28 @@ pub(crate) fn is_shard(index: &Index) -> bool {
     index.files().iter().any(|file| is_class(&file.path))
 }
 
-/// Whether there is a class among a tar's first files; so that what is wrong with it is told, also if it is damaged.
-fn begins_as_shard(tar: &Path) -> bool {
+/// Whether a tar in a folder is one, or, so that what is wrong with it is told, may have been one before it was damaged. A
+/// tar that lies about beside class folders is none.
+fn may_be_shard(tar: &Path) -> bool {
+    let is_alone =
+        || tar.parent().is_some_and(|folder| subfolders(folder).is_ok_and(|names| names.is_empty()));
+    begins_as_shard(tar).unwrap_or_else(|_| is_alone())
+}
+
+/// Whether there is a class among a tar's first files.
+///
+/// # Errors
+///
+/// A tar that is damaged before one comes.
+pub(crate) fn begins_as_shard(tar: &Path) -> io::Result<bool> {
     const NUM_FILES: usize = 32;
-    let Ok(mut archive) = File::open(tar).map(|file| tar::Archive::new(BufReader::new(file))) else {
-        return true;
-    };
-    let Ok(entries) = archive.entries_with_seek() else { return true };
-    { entries }
-        .take(NUM_FILES)
-        .any(|entry| entry.map_or(true, |entry| is_class(&String::from_utf8_lossy(&entry.path_bytes()))))
+    let mut archive = headers(BufReader::new(File::open(tar)?));
+    for entry in archive.entries_with_seek()?.take(NUM_FILES) {
+        if is_class(&String::from_utf8_lossy(&entry?.path_bytes())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn is_class(path: &str) -> bool {
@@ -105,7 +115,7 @@ fn is_class(path: &str) -> bool {
 
 /// Opens tars, indexing those that have no index.
 pub(crate) fn open(tars: &[PathBuf]) -> Result<Shards<Disk>, DataError> {
-    let caches = sizes::user_caches();
+    let caches = user_caches();
     let indexes = in_parallel(tars.len(), |_: &mut (), tar| index(&tars[tar], caches.as_deref()))?;
     let labels = indexes.iter().flat_map(|index| &index.entries).map(|entry| entry.label);
     let num_classes = labels.max().map_or(0, |label| label + 1);
@@ -130,22 +140,17 @@ fn has_word(tar: &Path, words: &[&str]) -> bool {
 /// The kept index of a tar, or one made now and kept where that can be.
 fn index(tar: &Path, caches: Option<&Path>) -> Result<ShardIndex, DataError> {
     let name = index_file(&tar.file_name().unwrap_or_default().to_string_lossy());
-    let mut hasher = DefaultHasher::new();
-    std::path::absolute(tar).unwrap_or_else(|_| tar.into()).hash(&mut hasher);
-    let cached = caches.map(|caches| caches.join(format!("burn-sprint/{:016x}-{name}", hasher.finish())));
-    let places: Vec<PathBuf> = [tar.with_file_name(name)].into_iter().chain(cached).collect();
-    if let Some(index) = places.iter().find_map(|place| kept(place, tar)) {
+    let places = kept::places(tar, tar.parent(), &name, caches);
+    if let Some(index) = places.iter().find_map(|place| load(place, tar)) {
         return Ok(index);
     }
     let index = make(tar)?;
-    let bytes = index.to_bytes();
-    // Without a place that can be written to, the next run makes it again.
-    let _ = places.iter().find(|place| sizes::save(place, &bytes).is_ok());
+    kept::save(&places, &index.to_bytes());
     Ok(index)
 }
 
 /// An index that was made of the tar as it is now.
-fn kept(place: &Path, tar: &Path) -> Option<ShardIndex> {
+fn load(place: &Path, tar: &Path) -> Option<ShardIndex> {
     let (made, tar) = (fs::metadata(place).ok()?, fs::metadata(tar).ok()?);
     if made.modified().ok()? < tar.modified().ok()? {
         return None;
@@ -176,9 +181,9 @@ fn make(tar: &Path) -> Result<ShardIndex, DataError> {
         }
         bytes.resize(picture.num_bytes as usize, 0);
         read_exact_at(&file, &mut bytes, picture.offset).map_err(unreadable)?;
-        let size = catch_unwind(AssertUnwindSafe(|| dimensions(&bytes).ok())).ok().flatten();
         // A picture has at most `MAX_PIXELS` pixels, so neither side is cut off.
-        let (width, height) = size.map_or((0, 0), |(width, height)| (width as u32, height as u32));
+        let (width, height) =
+            dimensions(&bytes).map_or((0, 0), |(width, height)| (width as u32, height as u32));
         entries.push(Entry {
             offset: picture.offset,
             num_bytes: picture.num_bytes as u32,

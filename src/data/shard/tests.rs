@@ -110,7 +110,7 @@ fn shards_that_do_not_fit_together_are_refused() {
         }
     };
     let error = refused(&cut("all-1.tar"));
-    assert!(error.starts_with("/all-1.tar has ") && error.contains("shards.json says"), "{error}");
+    assert!(error.starts_with("/all-1.tar has ") && error.contains("its index says"), "{error}");
     let error = refused(&cut("all-1.index"));
     assert_eq!(error, "/all-1.index speaks of 4 pictures and has 120 bytes");
     let error = refused(&|folder| fs::remove_file(folder.join("all-0.tar")).unwrap());
@@ -121,6 +121,8 @@ fn shards_that_do_not_fit_together_are_refused() {
             fs::write(folder.join(CATALOG), text.replace(from, to)).unwrap();
         }
     };
+    let error = refused(&catalog("\"num_bytes\": ", "\"num_bytes\": 1"));
+    assert!(error.starts_with("/all-0.tar has ") && error.contains("shards.json says 1"), "{error}");
     let error = refused(&catalog("\"num_images\": 4", "\"num_images\": 5"));
     assert_eq!(error, "/all-0.index has 4 pictures, shards.json has 5");
     let error = refused(&catalog(",\n    \"dog\"", ""));
@@ -148,11 +150,12 @@ fn the_index_of_others_tars_is_made_and_kept() {
     // What is kept is what the tars' writer knew, and is used: without it the damage would be taken for the picture.
     let written = prepared();
     for name in ["all-0.index", "all-1.index"] {
-        let [made, expected] = [&folder, &written].map(|folder| fs::read(folder.path().join(name)).unwrap());
-        assert_eq!(made, expected, "{name}");
+        let made = fs::read(folder.path().join(format!(".burn-sprint-{name}"))).unwrap();
+        assert_eq!(made, fs::read(written.path().join(name)).unwrap(), "{name}");
     }
-    let index = disk::load_index(&folder.path().join("all-0.index")).unwrap();
-    let made = fs::metadata(folder.path().join("all-0.index")).unwrap().modified().unwrap();
+    let kept = folder.path().join(".burn-sprint-all-0.index");
+    let index = disk::load_index(&kept).unwrap();
+    let made = fs::metadata(&kept).unwrap().modified().unwrap();
     let mut tar = fs::read(&tars[0]).unwrap();
     tar[index.entries[0].offset as usize + 100] ^= 1;
     fs::write(&tars[0], tar).unwrap();
@@ -164,6 +167,33 @@ fn the_index_of_others_tars_is_made_and_kept() {
     File::options().write(true).open(&tars[0]).unwrap().set_modified(later).unwrap();
     let error = foreign::open(&tars).unwrap().read(0, &mut Picture::default());
     assert!(!matches!(error.map_err(|error| error.fault), Err(SampleFault::Checksum { .. })));
+}
+
+/// As its tar's writer may have put one there for another program.
+#[test]
+fn an_index_that_is_not_ours_stays() {
+    let (folder, tars) = foreign();
+    let theirs = folder.path().join("all-0.index");
+    fs::write(&theirs, "theirs").unwrap();
+    for _ in 0..2 {
+        assert_pictures(&foreign::open(&tars).unwrap());
+        assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+    }
+}
+
+/// The second header is damaged after the index was kept: nobody looks at it again.
+#[test]
+fn a_single_tar_with_a_kept_index_is_not_gone_through() {
+    let (_folder, tars) = foreign();
+    let open = || crate::data::open(&crate::data::Location::Path(tars[0].clone()), Split::Train);
+    assert_eq!(open().unwrap().num_images(), 4);
+    let changed = fs::metadata(&tars[0]).unwrap().modified().unwrap();
+    let mut tar = fs::read(&tars[0]).unwrap();
+    // After the first class: its header, and its one digit's block.
+    tar[1024 + 150] ^= 1;
+    fs::write(&tars[0], tar).unwrap();
+    File::options().write(true).open(&tars[0]).unwrap().set_modified(changed).unwrap();
+    assert_pictures(&*open().unwrap());
 }
 
 /// A tar of plain headers, each with its content, and what else to do to the first.
@@ -229,7 +259,14 @@ fn parts_are_told_by_their_names() {
     assert_eq!(Tars::find(folder.path()), None);
     fs::write(folder.path().join("no shard.tar"), [0; 1024]).unwrap();
     assert_eq!(Tars::find(folder.path()), None);
-    fs::remove_file(folder.path().join("no shard.tar")).unwrap();
+    // Damaged, it may have been one, unless it lies about beside class folders.
+    let noise = folder.path().join("no shard.tar");
+    fs::write(&noise, [1; 1024]).unwrap();
+    assert_eq!(Tars::find(folder.path()), Some(Tars::Whole(vec![noise.clone()])));
+    fs::create_dir(folder.path().join("cat")).unwrap();
+    assert_eq!(Tars::find(folder.path()), None);
+    fs::remove_dir(folder.path().join("cat")).unwrap();
+    fs::remove_file(noise).unwrap();
     let odd = touch("pictures.tar");
     assert_eq!(Tars::find(folder.path()), Some(Tars::Whole(vec![odd.clone()])));
     let train = vec![touch("imagenet-train-000000.tar"), touch("imagenet-train-000001.tar")];
