@@ -13,12 +13,11 @@ use crate::backend::Kernels;
 /// Convolves images with kernels, without bias, groups or dilation.
 ///
 /// # Shapes
-/// `x` is `[batch, in, height, width]`, `weight` `[out, in, kernel height, kernel width]`; the result is
-/// `[batch, out, (height + 2 padding - kernel height) / stride + 1, ...]`.
+/// `x` is `[batch, height, width, in]`, `weight` `[out, in, kernel height, kernel width]`; the result is
+/// `[batch, (height + 2 padding - kernel height) / stride + 1, ..., out]`.
 ///
 /// # Cost
-/// The multiplications, and for kernels larger than 1x1 a copy of each input value for each weight that meets it, half a
-/// megabyte at a time for each thread. Images are the unit of parallelism: a single image runs on one core.
+/// The multiplications, and a copy of the weights.
 ///
 /// # Panics
 /// If the input channels differ, the number types differ, the stride is 0, or a kernel is larger than the padded image.
@@ -27,10 +26,10 @@ use crate::backend::Kernels;
 /// use burn::tensor::{Device, Tensor};
 ///
 /// let device = Device::flex().autodiff();
-/// let x = Tensor::<4>::ones([1, 1, 4, 4], &device);
+/// let x = Tensor::<4>::ones([1, 4, 4, 1], &device);
 /// let weight = Tensor::<4>::ones([1, 1, 3, 3], &device).require_grad();
 /// let y = burn_kernels::conv2d(x, weight.clone(), 1, 0);
-/// assert_eq!(y.dims(), [1, 1, 2, 2]);
+/// assert_eq!(y.dims(), [1, 2, 2, 1]);
 /// let grad = weight.grad(&y.backward()).unwrap();
 /// grad.into_data().assert_eq(&Tensor::<4>::full([1, 1, 3, 3], 4.0, &Device::flex()).into_data(), true);
 /// ```

@@ -1,170 +1,280 @@
-//! Convolution and its two gradients on NCHW slices of f32: products of matrices that fit a core's second-level cache,
-//! parallel over images (or, for the gradient of large weights, over input channels).
+//! Convolution and its two gradients on f32 images that lie with their channels last: tiles of the result in registers
+//! (`tile`), parallel over the result's pixels or, where the weights are the larger part, over its channels.
 //!
 //! Every sum is taken in an order that depends on the shapes alone, so neither the number of threads nor their timing
 //! changes a bit of any result.
 
-use core::cell::Cell;
+use std::borrow::Cow;
 
+use crate::processor::Processor;
 use rayon::prelude::*;
 
-use crate::gemm::{View, multiply};
-use crate::im2col::Geometry;
+use crate::fresh::fresh;
+use crate::geometry::{Geometry, Meeting};
+use crate::tile::{ChannelSums, PixelSums, TileFor, TileSize};
 
-/// Elements of the unrolled tile: half a megabyte, a part of the second-level cache of any CPU of the last ten years.
-const TILE: usize = 128 * 1024;
-/// Weight gradients up to this many elements are summed by groups of images, larger ones by channels.
+/// Tiles of pixels that a thread takes at a time, all channels of them: enough for the weights to be worth reading.
+const TILES: usize = 8;
+/// Images of fewer channels than this are padded, and the taps of a kernel's row are then one.
+const FEW_CHANNELS: usize = 8;
+/// Floats of a gradient that stay in the second-level cache.
+const BLOCK: usize = 192 * 1024;
+/// Rows that are transposed together: a cache line.
+const LINE: usize = 16;
+/// Weight gradients up to this many elements are summed by groups of pixels, larger ones by rows.
 const SMALL_WEIGHT: usize = 64 * 1024;
 /// Into how many parts the work on a weight gradient is cut. A constant: it decides the order of summation.
 const PARTS: usize = 16;
-/// Output channels that are transposed together: a cache line.
-const LINE: usize = 16;
+/// Places in depth that are packed together: they stay in the first-level cache.
+const PACKED: usize = 64;
 
-/// `y = w * x`: `[batch, out, out_height, out_width]`.
+/// `y = w * x`: `[batch, out height, out width, channels out]`.
 pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
-    let (unrolled, area) = (g.unrolled(), g.out_area());
-    let weight = View::rows(weight, g.channels_out, unrolled, unrolled);
-    let mut y = vec![0.0; g.batch * g.channels_out * area];
-    let images = x.par_chunks_exact(g.channels_in * g.area());
-    y.par_chunks_exact_mut(g.channels_out * area).zip(images).for_each(|(y, x)| {
-        if g.is_pointwise() {
-            return multiply(y, area, weight, View::rows(x, unrolled, area, area), false);
-        }
-        for rows in tiles(g, unrolled) {
-            let (first, columns) = (rows.start * g.out_width(), rows.len() * g.out_width());
-            with_scratch(unrolled * columns, |matrix| {
-                g.unroll(x, rows, matrix);
-                multiply(
-                    &mut y[first..],
-                    area,
-                    weight,
-                    View::rows(matrix, unrolled, columns, columns),
-                    false,
-                );
-            });
-        }
-    });
-    y
+    let (taps, c) = (g.taps(), g.channels_in);
+    if c < FEW_CHANNELS && g.kernel[1] > 1 {
+        let (x, weight, depth) = (pad(g, x), taps_last_to_channels_last(g, weight), g.kernel[1] * c);
+        let weights = Weights { data: &weight, step: taps * c, tap_step: [depth, 0], depth_step: 1 };
+        let source = Source { data: &x, pitch: c, depth };
+        return sums(&g.forward_by_rows(), source, &weights, g.channels_out);
+    }
+    let weights = Weights { data: weight, step: c * taps, tap_step: [g.kernel[1], 1], depth_step: taps };
+    sums(&g.forward(), Source { data: x, pitch: c, depth: c }, &weights, g.channels_out)
 }
 
 /// Gradient of the images, given that of the output.
 pub(crate) fn input_grad(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<f32> {
-    let (unrolled, area) = (g.unrolled(), g.out_area());
-    // At stride 1 it is the convolution of the gradient with the kernels turned by half a turn.
-    if g.stride == 1 && g.kernel[0] == g.kernel[1] && g.padding < g.kernel[0] {
-        let turned = Geometry {
-            channels_in: g.channels_out,
-            channels_out: g.channels_in,
-            height: g.out_height(),
-            width: g.out_width(),
-            padding: g.kernel[0] - 1 - g.padding,
-            ..*g
-        };
-        return forward(&turned, grad, &turn(g, weight));
-    }
-    let weight = View::rows(weight, g.channels_out, unrolled, unrolled).transposed();
-    let mut x_grad = vec![0.0; g.batch * g.channels_in * g.area()];
-    let grads = grad.par_chunks_exact(g.channels_out * area);
-    x_grad.par_chunks_exact_mut(g.channels_in * g.area()).zip(grads).for_each(|(x_grad, grad)| {
-        for rows in tiles(g, unrolled) {
-            let (first, columns) = (rows.start * g.out_width(), rows.len() * g.out_width());
-            with_scratch(unrolled * columns, |matrix| {
-                let grad = View::rows(&grad[first..], g.channels_out, columns, area);
-                multiply(matrix, columns, weight, grad, false);
-                g.roll_add(matrix, rows, x_grad);
-            });
-        }
-    });
-    x_grad
+    let taps = g.taps();
+    let weights =
+        Weights { data: weight, step: taps, tap_step: [g.kernel[1], 1], depth_step: g.channels_in * taps };
+    let source = Source { data: grad, pitch: g.channels_out, depth: g.channels_out };
+    sums(&g.back(), source, &weights, g.channels_in)
 }
 
-/// Gradient of the weights, given that of the output.
-pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let (taps, unrolled, outputs) = (g.taps(), g.unrolled(), g.channels_out);
-    let (images, channels) = if unrolled * outputs <= SMALL_WEIGHT {
-        (g.batch.div_ceil(PARTS), g.channels_in)
-    } else {
-        (g.batch, g.channels_in.div_ceil(PARTS))
-    };
-    let groups = g.batch.div_ceil(images);
-    // Transposed, one copy for each group of images: [group, unrolled, outputs].
-    let mut sums = vec![0.0; groups * unrolled * outputs];
-    sums.par_chunks_exact_mut(unrolled * outputs).enumerate().for_each(|(group, sums)| {
-        let members = group * images..g.batch.min((group + 1) * images);
-        sums.par_chunks_mut(channels * taps * outputs).enumerate().for_each(|(block, sums)| {
-            let first = block * channels * g.area();
-            let planes = sums.len() / (taps * outputs) * g.area();
-            for image in members.clone() {
-                let x = &x[image * g.channels_in * g.area()..][first..first + planes];
-                let grad = &grad[image * outputs * g.out_area()..][..outputs * g.out_area()];
-                add_image(g, x, grad, sums);
+/// Pixels of `depth` values, `pitch` apart.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    data: &'a [f32],
+    pitch: usize,
+    depth: usize,
+}
+
+/// Where the weight of a channel, a tap and a place in depth is.
+struct Weights<'a> {
+    data: &'a [f32],
+    step: usize,
+    tap_step: [usize; 2],
+    depth_step: usize,
+}
+
+impl Weights<'_> {
+    /// `[panels, taps, depth, channels of a tile]`, with zeros beyond the last channel.
+    fn pack(&self, taps: &[[usize; 2]], depth: usize, channels: usize, size: TileSize) -> Vec<f32> {
+        let panel_len = taps.len() * depth * size.channels;
+        let [packed] = fresh(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [packed]| {
+            let first = panel * size.channels;
+            let here = size.channels.min(channels - first);
+            for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(depth * size.channels)) {
+                let at = tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
+                for (block, packed) in packed.chunks_mut(PACKED * size.channels).enumerate() {
+                    for channel in 0..here {
+                        let from = &self.data[(first + channel) * self.step + at..];
+                        let from = from[block * PACKED * self.depth_step..].iter().step_by(self.depth_step);
+                        let to = packed[channel..].iter_mut().step_by(size.channels);
+                        to.zip(from).for_each(|(to, from)| *to = *from);
+                    }
+                }
             }
         });
+        packed
+    }
+}
+
+/// For every pixel of the target and every channel, the sum over taps and depth.
+fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: usize) -> Vec<f32> {
+    let processor = Processor::new();
+    let size = processor.dispatch(TileFor(channels));
+    let period = meeting.period();
+    let phases = (0..period).flat_map(|y| (0..period).map(move |x| [y, x]));
+    let phases: Vec<_> = phases
+        .map(|phase| (phase, meeting.taps(phase)))
+        .filter(|(_, taps)| !taps.is_empty())
+        .map(|(phase, taps)| {
+            let packed = weights.pack(&taps, source.depth, channels, size);
+            (phase, taps, packed)
+        })
+        .collect();
+    let zeros = vec![0.0; source.depth];
+    let ([height, width], pixels) = (meeting.target, meeting.num_targets());
+    let weights_len: usize = phases.iter().map(|(.., packed)| packed.len()).sum();
+    if weights_len > source.data.len() {
+        // Each thread takes channels and goes through all pixels, so that the weights are read once.
+        let tiles: Vec<_> = phases
+            .iter()
+            .map(|(phase, taps, _)| meeting.tiles(0..meeting.batch * height, *phase, taps, size.pixels))
+            .collect();
+        let panel_len = pixels * size.channels;
+        let [panels] = fresh(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [out]| {
+            for ((_, taps, packed), tiles) in phases.iter().zip(&tiles) {
+                let len = taps.len() * source.depth * size.channels;
+                processor.dispatch(PixelSums {
+                    size,
+                    tiles,
+                    source: source.data,
+                    pitch: source.pitch,
+                    zeros: &zeros,
+                    weights: &packed[panel * len..][..len],
+                    out: &mut *out,
+                    out_pitch: size.channels,
+                    channels: size.channels,
+                });
+            }
+        });
+        let [out] = fresh(pixels * channels, PACKED * channels, |block, [out]| {
+            for (pixel, out) in (block * PACKED..).zip(out.chunks_exact_mut(channels)) {
+                for (out, panel) in out.chunks_mut(size.channels).zip(panels.chunks_exact(panel_len)) {
+                    out.copy_from_slice(&panel[pixel * size.channels..][..out.len()]);
+                }
+            }
+        });
+        return out;
+    }
+
+    let rows = (TILES * size.pixels * period * period).div_ceil(width);
+    let [out] = fresh(pixels * channels, rows * width * channels, |block, [out]| {
+        let rows = block * rows..(block * rows + out.len() / (width * channels));
+        for (phase, taps, packed) in &phases {
+            let tiles = meeting.tiles(rows.clone(), *phase, taps, size.pixels);
+            for (panel, weights) in packed.chunks_exact(taps.len() * source.depth * size.channels).enumerate()
+            {
+                let first = panel * size.channels;
+                processor.dispatch(PixelSums {
+                    size,
+                    tiles: &tiles,
+                    source: source.data,
+                    pitch: source.pitch,
+                    zeros: &zeros,
+                    weights,
+                    out: &mut out[first..],
+                    out_pitch: channels,
+                    channels: size.channels.min(channels - first),
+                });
+            }
+        }
+    });
+    out
+}
+
+/// Gradient of the weights, given that of the output: `[channels out, channels in, kernel height, kernel width]`.
+pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    let merges = g.channels_in < FEW_CHANNELS && g.kernel[1] > 1;
+    let (meeting, source, taps, depth) = if merges {
+        (g.forward_by_rows(), Cow::Owned(pad(g, x)), g.kernel[0], g.kernel[1] * g.channels_in)
+    } else {
+        (g.forward(), Cow::Borrowed(x), g.taps(), g.channels_in)
+    };
+
+    let (processor, columns) = (Processor::new(), g.channels_out);
+    let size = processor.dispatch(TileFor(columns));
+    let (rows, all) = ((taps * depth).next_multiple_of(size.pixels), columns.next_multiple_of(size.channels));
+    let numbers = meeting.sources_by_tap();
+    let pixels = meeting.num_targets();
+    let is_small = rows * all <= SMALL_WEIGHT;
+    // Large ones are gone through many times: [tiles, pixels, width]. Else a tile that sticks out reads what lies behind,
+    // and what it makes of it is not used.
+    let (grad, tile_pitch, pixel_pitch) = match is_small {
+        true => (with_slack(grad, all - columns), size.channels, columns),
+        false => (Cow::Owned(by_tiles(grad, columns, size.channels)), pixels * size.channels, size.channels),
+    };
+    let block = (BLOCK / columns).clamp(64, 128);
+    let add = |sums: &mut [f32], first_row: usize, range: core::ops::Range<usize>| {
+        let mut room = Vec::new();
+        for start in range.clone().step_by(block) {
+            let range = start..range.end.min(start + block);
+            let taps: Vec<_> = numbers.chunks_exact(pixels).map(|numbers| &numbers[range.clone()]).collect();
+            for (tile, sums) in sums.chunks_exact_mut(size.pixels * all).enumerate() {
+                processor.dispatch(ChannelSums {
+                    size,
+                    source: &source,
+                    pitch: g.channels_in,
+                    depth,
+                    taps: &taps,
+                    first_row: first_row + tile * size.pixels,
+                    grad: &grad[range.start * pixel_pitch..],
+                    tile_pitch,
+                    pixel_pitch,
+                    sums,
+                    room: &mut room,
+                });
+            }
+        }
+    };
+    let groups = if is_small { PARTS.min(pixels) } else { 1 };
+    let group = pixels.div_ceil(groups);
+    let part = if is_small { rows } else { (rows / size.pixels).div_ceil(PARTS * 4) * size.pixels };
+    let mut sums = vec![0.0; groups * rows * all];
+    sums.par_chunks_exact_mut(rows * all).enumerate().for_each(|(index, sums)| {
+        let range = (index * group).min(pixels)..((index + 1) * group).min(pixels);
+        sums.par_chunks_mut(part * all)
+            .enumerate()
+            .for_each(|(index, sums)| add(sums, index * part, range.clone()));
     });
 
-    let mut weight_grad = vec![0.0; outputs * unrolled];
-    weight_grad.par_chunks_mut(LINE * unrolled).enumerate().for_each(|(block, out)| {
-        let lanes = out.len() / unrolled;
-        for row in 0..unrolled {
-            let mut total = [0.0; LINE];
-            for sums in sums.chunks_exact(unrolled * outputs) {
-                let line = &sums[row * outputs + block * LINE..][..lanes];
-                total.iter_mut().zip(line).for_each(|(total, term)| *total += term);
-            }
-            for (lane, total) in total[..lanes].iter().enumerate() {
-                out[lane * unrolled + row] = *total;
+    // From [groups, tiles of rows, tiles of columns, rows of a tile, columns of a tile].
+    let weights = g.channels_in * g.taps();
+    let [weight_grad] = fresh(columns * weights, size.channels * weights, |tile, [out]| {
+        for first in (0..weights).step_by(LINE) {
+            for (column, out) in out.chunks_exact_mut(weights).enumerate() {
+                // Where taps are merged, they are places in depth.
+                for row in first..weights.min(first + LINE) {
+                    let (tap, channel) = (row / g.channels_in, row % g.channels_in);
+                    let at = row / size.pixels * size.pixels * all
+                        + (tile * size.pixels + row % size.pixels) * size.channels
+                        + column;
+                    out[channel * g.taps() + tap] = sums.chunks_exact(rows * all).map(|sums| sums[at]).sum();
+                }
             }
         }
     });
     weight_grad
 }
 
-/// Adds one image's part of the transposed weight gradient, for the channels in `x`.
-fn add_image(g: &Geometry, x: &[f32], grad: &[f32], sums: &mut [f32]) {
-    let (area, outputs) = (g.out_area(), g.channels_out);
-    let unrolled = sums.len() / outputs;
-    if g.is_pointwise() {
-        let grad = View::rows(grad, outputs, area, area).transposed();
-        return multiply(sums, outputs, View::rows(x, unrolled, area, area), grad, true);
-    }
-    for rows in tiles(g, unrolled) {
-        let (first, columns) = (rows.start * g.out_width(), rows.len() * g.out_width());
-        with_scratch(unrolled * columns, |matrix| {
-            g.unroll(x, rows, matrix);
-            let grad = View::rows(&grad[first..], outputs, columns, area).transposed();
-            multiply(sums, outputs, View::rows(matrix, unrolled, columns, columns), grad, true);
-        });
-    }
-}
-
-/// Cuts the output's rows so that `unrolled` rows of the matrix fit a tile, but at least one output row each.
-fn tiles(g: &Geometry, unrolled: usize) -> impl Iterator<Item = core::ops::Range<usize>> + use<> {
-    let height = g.out_height();
-    let step = (TILE / (unrolled * g.out_width()).max(1)).clamp(1, height);
-    (0..height).step_by(step).map(move |row| row..height.min(row + step))
-}
-
-/// `[out, in, ky, kx]` to `[in, out, last - ky, last - kx]`.
-fn turn(g: &Geometry, weight: &[f32]) -> Vec<f32> {
-    let taps = g.taps();
-    let mut turned = vec![0.0; weight.len()];
-    turned.par_chunks_exact_mut(g.channels_out * taps).enumerate().for_each(|(channel, turned)| {
-        for (output, turned) in turned.chunks_exact_mut(taps).enumerate() {
-            let kernel = &weight[(output * g.channels_in + channel) * taps..][..taps];
-            turned.iter_mut().zip(kernel.iter().rev()).for_each(|(to, from)| *to = *from);
+/// From `[pixels, columns]` to `[tiles, pixels, width]`, with zeros beyond the last column.
+fn by_tiles(values: &[f32], columns: usize, width: usize) -> Vec<f32> {
+    let pixels = values.len() / columns;
+    let [tiles] = fresh(columns.div_ceil(width) * pixels * width, pixels * width, |tile, [to]| {
+        let (first, len) = (tile * width, width.min(columns - tile * width));
+        for (to, from) in to.chunks_exact_mut(width).zip(values.chunks_exact(columns)) {
+            to[..len].copy_from_slice(&from[first..][..len]);
         }
     });
-    turned
+    tiles
 }
 
-/// Lends `len` floats of unknown content that stay with the thread, so that tiles cost no allocation.
-fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
-    thread_local!(static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
-    let mut scratch = SCRATCH.take();
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
+fn with_slack(values: &[f32], slack: usize) -> Cow<'_, [f32]> {
+    match slack {
+        0 => Cow::Borrowed(values),
+        _ => Cow::Owned(values.iter().copied().chain(core::iter::repeat_n(0.0, slack)).collect()),
     }
-    let result = work(&mut scratch[..len]);
-    SCRATCH.set(scratch);
-    result
+}
+
+/// The images with their padding.
+fn pad(g: &Geometry, x: &[f32]) -> Vec<f32> {
+    let (height, width) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
+    let row = g.width * g.channels_in;
+    let mut padded = vec![0.0; g.batch * height * width * g.channels_in];
+    let images = padded.par_chunks_exact_mut(height * width * g.channels_in);
+    images.zip(x.par_chunks_exact(g.height * row)).for_each(|(padded, x)| {
+        let rows = padded.chunks_exact_mut(width * g.channels_in).skip(g.padding);
+        for (padded, x) in rows.zip(x.chunks_exact(row)) {
+            padded[g.padding * g.channels_in..][..row].copy_from_slice(x);
+        }
+    });
+    padded
+}
+
+/// `[out, in, taps]` to `[out, taps, in]`.
+fn taps_last_to_channels_last(g: &Geometry, weight: &[f32]) -> Vec<f32> {
+    let (taps, c) = (g.taps(), g.channels_in);
+    let at = |index: usize| (index / (taps * c) * c + index % c) * taps + index / c % taps;
+    (0..weight.len()).map(|index| weight[at(index)]).collect()
 }

@@ -6,9 +6,9 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, TensorData};
 
 use crate::backend::Kernels;
+use crate::geometry::Geometry;
 use crate::half::{all_alike, narrow, widen};
-use crate::im2col::Geometry;
-use crate::norm_cpu::Planes;
+use crate::norm_cpu::Pixels;
 use crate::{conv_cpu, norm_cpu, plain};
 
 type Primitive = FloatTensor<Flex>;
@@ -39,7 +39,7 @@ impl Kernels for Flex {
         let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
         let [x, weight] = widen([x, weight]);
         let y = conv_cpu::forward(&g, values(&x), values(&weight));
-        narrow(y, &[g.batch, g.channels_out, g.out_height(), g.out_width()], dtype)
+        narrow(y, &[g.batch, g.out_height(), g.out_width(), g.channels_out], dtype)
     }
 
     fn conv2d_input_grad(
@@ -55,7 +55,7 @@ impl Kernels for Flex {
         let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
         let [weight, grad] = widen([weight, grad]);
         let x_grad = conv_cpu::input_grad(&g, values(&weight), values(&grad));
-        narrow(x_grad, &[g.batch, g.channels_in, g.height, g.width], dtype)
+        narrow(x_grad, &[g.batch, g.height, g.width, g.channels_in], dtype)
     }
 
     fn conv2d_weight_grad(
@@ -147,14 +147,14 @@ fn norm(
     relu: bool,
 ) -> (Primitive, Primitive, Primitive) {
     let (shape, dtype) = (x.shape().dims::<4>(), x.dtype());
-    let planes = Planes::new(shape, gamma.shape().num_elements(), beta.shape().num_elements());
+    let pixels = Pixels::new(shape, gamma.shape().num_elements(), beta.shape().num_elements());
     let [x, gamma, beta] = widen([x, gamma, beta]);
     let residual = residual.map(|residual| widen([residual]));
-    let (mean, variance) = norm_cpu::statistics(planes, values(&x));
+    let (mean, variance) = norm_cpu::statistics(pixels, values(&x));
     let affine = norm_cpu::Affine { mean: &mean, variance: &variance, gamma: values(&gamma), epsilon };
     let residual = residual.as_ref().map(|[residual]| values(residual));
-    let y = norm_cpu::forward(planes, values(&x), affine, values(&beta), residual, relu);
-    let channels = [planes.channels];
+    let y = norm_cpu::forward(pixels, values(&x), affine, values(&beta), residual, relu);
+    let channels = [pixels.channels];
     (narrow(y, &shape, dtype), tensor(mean, &channels), tensor(variance, &channels))
 }
 
@@ -166,15 +166,15 @@ fn norm_grads(
 ) -> (Primitive, Primitive, Primitive, Option<Primitive>) {
     let (shape, dtype) = (x.shape().dims::<4>(), x.dtype());
     let channels = gamma.shape().num_elements();
-    let planes = Planes::new(shape, channels, channels);
+    let pixels = Pixels::new(shape, channels, channels);
     let [x, gamma, mean, variance, grad] = widen([x, gamma, mean, variance, grad]);
     let output = relu.then(|| widen([output]));
     let affine =
         norm_cpu::Affine { mean: values(&mean), variance: values(&variance), gamma: values(&gamma), epsilon };
     let output = output.as_ref().map(|[output]| values(output));
-    let sums = norm_cpu::grad_sums(planes, values(&x), values(&mean), values(&grad), output);
+    let sums = norm_cpu::grad_sums(pixels, values(&x), values(&mean), values(&grad), output);
     let (x_grad, residual_grad) =
-        norm_cpu::input_grads(planes, values(&x), affine, values(&grad), output, &sums, residual && relu);
+        norm_cpu::input_grads(pixels, values(&x), affine, values(&grad), output, &sums, residual && relu);
     let (gamma_grad, beta_grad) = norm_cpu::parameter_grads(affine, &sums);
     let channels = [channels];
     let residual_grad = residual_grad.map(|grad| narrow(grad, &shape, dtype));

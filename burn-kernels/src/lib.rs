@@ -1,8 +1,9 @@
 //! Convolution and batch norm for training on a CPU: functions on tensors, no modules.
 //!
 //! Burn's CPU backend computes a convolution's weight gradient as a convolution whose kernel is the whole gradient image,
-//! lays images out anew around every convolution and runs batch norm on one thread. Here the same operations are matrix
-//! products that stay in cache, and fused passes over memory, on every core, with hand-written gradients. They enter
+//! lays images out anew around every convolution and runs batch norm on one thread. Here images lie with their channels
+//! last, convolutions are sums that stay in registers, and batch norm is fused passes over memory, on every core, with
+//! hand-written gradients. They enter
 //! Burn as a [backend extension](burn::backend::backend_extension).
 //!
 //! # Where it applies
@@ -30,15 +31,19 @@ mod conv_cpu;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod gemm;
+mod fresh;
+#[cfg(feature = "flex")]
+mod geometry;
 #[cfg(feature = "flex")]
 mod half;
-#[cfg(feature = "flex")]
-mod im2col;
 mod norm;
 #[cfg(feature = "flex")]
 mod norm_cpu;
 mod plain;
+#[cfg(feature = "flex")]
+mod processor;
+#[cfg(feature = "flex")]
+mod tile;
 
 pub use backend::Kernels;
 pub use conv::conv2d;

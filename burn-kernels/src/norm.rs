@@ -25,7 +25,7 @@ pub struct BatchNormOutput {
 /// `residual`, if there is one; then applies ReLU, if `relu`.
 ///
 /// # Shapes
-/// `x` and `residual` are `[batch, channels, height, width]`, `gamma` and `beta` `[channels]`.
+/// `x` and `residual` are `[batch, height, width, channels]`, `gamma` and `beta` `[channels]`.
 ///
 /// # Number types
 /// Computed in that of `gamma` and `beta`, which the statistics have too. `x` and `residual` may be of another one, such

@@ -8,7 +8,7 @@ use burn::tensor::ops::ConvOptions;
 type Float<B> = FloatTensor<B>;
 
 pub(crate) fn conv2d<B: Backend>(x: Float<B>, weight: Float<B>, stride: usize, padding: usize) -> Float<B> {
-    B::conv2d(x, weight, None, options(stride, padding))
+    channels_last::<B>(B::conv2d(channels_first::<B>(x), weight, None, options(stride, padding)))
 }
 
 pub(crate) fn conv2d_input_grad<B: Backend>(
@@ -16,7 +16,8 @@ pub(crate) fn conv2d_input_grad<B: Backend>(
     stride: usize,
     padding: usize,
 ) -> Float<B> {
-    B::conv2d_x_backward(x, weight, grad, options(stride, padding))
+    let [x, grad] = [x, grad].map(channels_first::<B>);
+    channels_last::<B>(B::conv2d_x_backward(x, weight, grad, options(stride, padding)))
 }
 
 pub(crate) fn conv2d_weight_grad<B: Backend>(
@@ -24,6 +25,7 @@ pub(crate) fn conv2d_weight_grad<B: Backend>(
     stride: usize,
     padding: usize,
 ) -> Float<B> {
+    let [x, grad] = [x, grad].map(channels_first::<B>);
     B::conv2d_weight_backward(x, weight, grad, options(stride, padding))
 }
 
@@ -35,10 +37,11 @@ pub(crate) fn norm<B: Backend>(
     relu: bool,
 ) -> (Float<B>, Float<B>, Float<B>) {
     let (outer, inner) = (x.dtype(), gamma.dtype());
-    let norm = B::batch_norm_train(cast::<B>(x, inner), gamma, beta, epsilon);
+    let norm = B::batch_norm_train(cast::<B>(channels_first::<B>(x), inner), gamma, beta, epsilon);
+    let normal = channels_last::<B>(norm.output);
     let sum = match residual {
-        Some(residual) => B::float_add(norm.output, cast::<B>(residual, inner)),
-        None => norm.output,
+        Some(residual) => B::float_add(normal, cast::<B>(residual, inner)),
+        None => normal,
     };
     let output = if relu { B::relu(sum) } else { sum };
     (cast::<B>(output, outer), norm.mean, norm.variance)
@@ -54,9 +57,18 @@ pub(crate) fn norm_grads<B: Backend>(
 ) -> (Float<B>, Float<B>, Float<B>, Float<B>) {
     let (outer, inner) = (x.dtype(), gamma.dtype());
     let grad = if relu { B::relu_backward(output, grad) } else { grad };
-    let (x, wide) = (cast::<B>(x, inner), cast::<B>(grad.clone(), inner));
+    let [x, wide] = [x, grad.clone()].map(|tensor| cast::<B>(channels_first::<B>(tensor), inner));
     let grads = B::batch_norm_train_backward(x, gamma, mean, variance, epsilon, wide);
-    (cast::<B>(grads.x_grad, outer), grads.gamma_grad, grads.beta_grad, grad)
+    (cast::<B>(channels_last::<B>(grads.x_grad), outer), grads.gamma_grad, grads.beta_grad, grad)
+}
+
+/// `[batch, height, width, channels]` as Burn has it.
+fn channels_first<B: Backend>(images: Float<B>) -> Float<B> {
+    B::float_permute(images, &[0, 3, 1, 2])
+}
+
+fn channels_last<B: Backend>(images: Float<B>) -> Float<B> {
+    B::float_permute(images, &[0, 2, 3, 1])
 }
 
 fn cast<B: Backend>(tensor: Float<B>, dtype: DType) -> Float<B> {

@@ -7,7 +7,12 @@ mod common;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, module};
 use burn_kernels::conv2d;
-use common::{Random, assert_within, rounded, run, values};
+use common::{Random, assert_within, channels_first, channels_last, rounded, run, values};
+
+/// With channels where Burn has them.
+fn convolve(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    channels_first(conv2d(channels_last(x), weight, stride, padding))
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
@@ -28,7 +33,7 @@ impl Case {
     }
 
     fn ours(self, x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
-        conv2d(x, weight, self.stride, self.padding)
+        convolve(x, weight, self.stride, self.padding)
     }
 }
 
@@ -207,12 +212,12 @@ fn takes_views_and_untracked_tensors() {
     let device = Device::flex();
     let x = Tensor::<4>::random([2, 4, 6, 5], burn::tensor::Distribution::Default, &device);
     let weight = Tensor::<4>::random([3, 4, 3, 3], burn::tensor::Distribution::Default, &device);
-    let expected = conv2d(x.clone(), weight.clone(), 1, 1);
+    let expected = convolve(x.clone(), weight.clone(), 1, 1);
     let view = x.permute([0, 1, 3, 2]).mul_scalar(1.0).permute([0, 1, 3, 2]);
     let turned = weight.swap_dims(0, 1).mul_scalar(1.0).swap_dims(0, 1);
-    conv2d(view.clone(), turned.clone(), 1, 1).into_data().assert_eq(&expected.clone().into_data(), true);
+    convolve(view.clone(), turned.clone(), 1, 1).into_data().assert_eq(&expected.clone().into_data(), true);
     let [view, turned] = [view, turned].map(|tensor| tensor.cast(DType::F16));
-    let half = values(conv2d(view, turned, 1, 1));
+    let half = values(convolve(view, turned, 1, 1));
     // Sums of 36 products below 1, each factor rounded to 11 bits.
     assert_within(&half, &values(expected), &vec![36.0 * 1.5 / 1024.0; half.len()], "f16");
 }
@@ -221,5 +226,5 @@ fn takes_views_and_untracked_tensors() {
 #[should_panic(expected = "differ in input channels")]
 fn refuses_other_channels() {
     let device = Device::flex();
-    let _ = conv2d(Tensor::ones([1, 2, 3, 3], &device), Tensor::ones([1, 3, 3, 3], &device), 1, 1);
+    let _ = convolve(Tensor::ones([1, 2, 3, 3], &device), Tensor::ones([1, 3, 3, 3], &device), 1, 1);
 }

@@ -26,7 +26,7 @@ impl Block {
     /// Runs the block.
     ///
     /// # Shapes
-    /// `[batch, in, height, width]` to `[batch, out, ceil(height / stride), ceil(width / stride)]`.
+    /// `[batch, height, width, in]` to `[batch, ceil(height / stride), ceil(width / stride), out]`.
     ///
     /// # Panics
     /// As [`BatchNorm::forward`].
@@ -40,7 +40,7 @@ impl Block {
         };
         let shortcut = match &self.downsample {
             Some((conv, bn)) => bn.forward(conv.forward(x)),
-            None => option_a(x, y.dims()[1]),
+            None => option_a(x, y.dims()[3]),
         };
         last.forward_relu(y, Some(shortcut))
     }
@@ -49,14 +49,14 @@ impl Block {
 /// The shortcut without parameters: `x` itself, or, where channels grow, every second pixel and as many zero channels
 /// before as after.
 fn option_a(x: Tensor<4>, channels: usize) -> Tensor<4> {
-    let new = channels - x.dims()[1];
+    let new = channels - x.dims()[3];
     if new == 0 {
         return x;
     }
-    let x = x.slice(s![.., .., ..;2, ..;2]);
-    let [batch, _, height, width] = x.dims();
-    let zeros = |channels| Tensor::zeros([batch, channels, height, width], (&x.device(), x.dtype()));
+    let x = x.slice(s![.., ..;2, ..;2, ..]);
+    let [batch, height, width, _] = x.dims();
+    let zeros = |channels| Tensor::zeros([batch, height, width, channels], (&x.device(), x.dtype()));
     let before = new / 2;
     let parts = [zeros(before), x.clone(), zeros(new - before)];
-    Tensor::cat(parts.into_iter().filter(|part| part.dims()[1] > 0).collect(), 1)
+    Tensor::cat(parts.into_iter().filter(|part| part.dims()[3] > 0).collect(), 3)
 }

@@ -11,16 +11,16 @@ pub(crate) const FILTER: [f32; 9] = [0.0625, 0.125, 0.0625, 0.125, 0.25, 0.125, 
 /// Blurs every channel.
 ///
 /// # Shapes
-/// `[batch, channels, height, width]`, kept.
+/// `[batch, height, width, channels]`, kept.
 ///
 /// # Cost
 /// A dozen operations on elements: one pass along each side.
 pub(crate) fn blur(x: Tensor<4>) -> Tensor<4> {
-    let [_, _, height, width] = x.dims();
-    let x = x.pad([(1, 1), (1, 1)], PadMode::Constant(0.0));
-    let row = |from| x.clone().slice(s![.., .., from..from + height, ..]);
+    let [_, height, width, _] = x.dims();
+    let x = x.pad([(0, 0), (1, 1), (1, 1), (0, 0)], PadMode::Constant(0.0));
+    let row = |from| x.clone().slice(s![.., from..from + height, .., ..]);
     let y = weigh(row(0), row(1), row(2));
-    let column = |from| y.clone().slice(s![.., .., .., from..from + width]);
+    let column = |from| y.clone().slice(s![.., .., from..from + width, ..]);
     weigh(column(0), column(1), column(2))
 }
 

@@ -26,7 +26,7 @@ impl Conv {
     /// Convolves, in the input's number type.
     ///
     /// # Shapes
-    /// `[batch, in, height, width]` to `[batch, out, ceil(height / stride), ceil(width / stride)]`.
+    /// `[batch, height, width, in]` to `[batch, ceil(height / stride), ceil(width / stride), out]`.
     ///
     /// # Panics
     /// If the input's channels are not the weight's.

@@ -6,7 +6,7 @@
 
 use burn::module::{Flag, Module, Param, RunningState};
 use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor, module};
+use burn::tensor::{Device, Tensor};
 
 use crate::layer::as_type_of;
 
@@ -55,7 +55,7 @@ impl BatchNorm {
     /// Computes in the number type of the parameters and returns that of the input.
     ///
     /// # Shapes
-    /// `[batch, channels, height, width]`, kept.
+    /// `[batch, height, width, channels]`, kept.
     ///
     /// # Panics
     /// While training, if there is one value a channel (one image of one pixel): it has no variance.
@@ -68,7 +68,9 @@ impl BatchNorm {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         let (mean, var) = (self.running_mean.value(), self.running_var.value());
         let own = as_type_of(x.clone(), &weight);
-        as_type_of(module::batch_norm(own, weight, bias, mean, var, EPSILON), &x)
+        let scale = weight / (var + EPSILON).sqrt();
+        let shift = bias - mean * scale.clone();
+        as_type_of(own * scale.unsqueeze() + shift.unsqueeze(), &x)
     }
 
     /// `relu(forward(x) + residual)`; while training one operation, which rounds once.
@@ -89,7 +91,7 @@ impl BatchNorm {
 
     /// Normalises by the batch, and moves the running statistics towards its own.
     fn train(&self, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
-        let [batch, _, height, width] = x.dims();
+        let [batch, height, width, _] = x.dims();
         let n = batch * height * width;
         assert!(n > 1, "batch norm needs more than one value a channel to train, got {:?}", x.dims());
 

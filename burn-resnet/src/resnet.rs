@@ -4,7 +4,7 @@
 //! (`layer1.0.downsample.1.running_mean`); nothing is renamed anywhere.
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::tensor::{Tensor, module};
+use burn::tensor::Tensor;
 
 use crate::block::Block;
 use crate::config::ResNetConfig;
@@ -54,6 +54,7 @@ impl ResNet {
     /// Images to the input of the first block.
     #[must_use]
     pub fn stem(&self, images: Tensor<4>) -> Tensor<4> {
+        let images = images.permute([0, 2, 3, 1]);
         self.config.stem().pool(self.bn1.forward_relu(self.conv1.forward(images), None))
     }
 
@@ -61,8 +62,9 @@ impl ResNet {
     #[must_use]
     pub fn head(&self, x: Tensor<4>) -> Tensor<2> {
         // A sum over an image in 16 bits would lose its last pixels; the classifier gets the images' type again.
-        let pooled = module::adaptive_avg_pool2d(as_type_of(x.clone(), &self.fc.weight.val()), [1, 1]);
-        self.fc.forward(as_type_of(pooled.flatten(1, 3), &x))
+        let [batch, height, width, channels] = x.dims();
+        let pixels = as_type_of(x.clone(), &self.fc.weight.val()).reshape([batch, height * width, channels]);
+        self.fc.forward(as_type_of(pixels.mean_dim(1).squeeze_dim(1), &x))
     }
 
     /// The gains and offsets of every batch norm, chosen by the module's type and not by its name: what weight decay

@@ -28,7 +28,7 @@ impl Stem {
         match self {
             Self::ImageNet => {
                 let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
-                module::max_pool2d(x, options)
+                module::max_pool2d(x.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
             }
             Self::Small => x,
         }

@@ -66,3 +66,13 @@ pub fn assert_within(got: &[f64], truth: &[f64], bound: &[f64], what: &str) {
         assert!((got - truth).abs() <= *bound, "{what}: [{i}] is {got}, should be {truth} within {bound}");
     }
 }
+
+/// From `[batch, channels, height, width]`, as Burn's own operations have it, to what this crate takes.
+pub fn channels_last(images: Tensor<4>) -> Tensor<4> {
+    images.permute([0, 2, 3, 1])
+}
+
+/// And back.
+pub fn channels_first(images: Tensor<4>) -> Tensor<4> {
+    images.permute([0, 3, 1, 2])
+}

@@ -87,9 +87,9 @@ fn multiply_adds_follow_the_sizes_that_the_network_computes() {
     let config = ResNetConfig::new(Depth::D18, 10).unwrap().with_width(4).unwrap();
     let model = config.init(0, &cpu());
     let x = model.stem(images("a", [1, 3, 65, 97], &cpu()));
-    assert_eq!(x.dims(), [1, 4, 17, 25]);
+    assert_eq!(x.dims(), [1, 17, 25, 4]);
     let x = model.blocks().fold(x, |x, block| block.forward(x));
-    assert_eq!(x.dims(), [1, 32, 3, 4]);
+    assert_eq!(x.dims(), [1, 3, 4, 32]);
 }
 
 #[test]
