@@ -4,13 +4,11 @@
 //! Every sum is taken in an order that depends on the shapes alone, so neither the number of threads nor their timing
 //! changes a bit of any result.
 
-use std::borrow::Cow;
-
 use crate::processor::Processor;
 use rayon::prelude::*;
 
-use crate::fresh::fresh;
 use crate::geometry::{Geometry, Meeting};
+use crate::pool::{Buffer, filled};
 use crate::tile::{ChannelSums, PixelSums, TileFor, TileSize};
 
 /// Tiles of pixels that a thread takes at a time, all channels of them: enough for the weights to be worth reading.
@@ -29,7 +27,7 @@ const PARTS: usize = 16;
 const PACKED: usize = 64;
 
 /// `y = w * x`: `[batch, out height, out width, channels out]`.
-pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Buffer {
     let (taps, c) = (g.taps(), g.channels_in);
     if c < FEW_CHANNELS && g.kernel[1] > 1 {
         let (x, weight, depth) = (pad(g, x), taps_last_to_channels_last(g, weight), g.kernel[1] * c);
@@ -42,7 +40,7 @@ pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
 }
 
 /// Gradient of the images, given that of the output.
-pub(crate) fn input_grad(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(crate) fn input_grad(g: &Geometry, weight: &[f32], grad: &[f32]) -> Buffer {
     let taps = g.taps();
     let weights =
         Weights { data: weight, step: taps, tap_step: [g.kernel[1], 1], depth_step: g.channels_in * taps };
@@ -68,11 +66,14 @@ struct Weights<'a> {
 
 impl Weights<'_> {
     /// `[panels, taps, depth, channels of a tile]`, with zeros beyond the last channel.
-    fn pack(&self, taps: &[[usize; 2]], depth: usize, channels: usize, size: TileSize) -> Vec<f32> {
+    fn pack(&self, taps: &[[usize; 2]], depth: usize, channels: usize, size: TileSize) -> Buffer {
         let panel_len = taps.len() * depth * size.channels;
-        let [packed] = fresh(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [packed]| {
+        let [packed] = filled(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [packed]| {
             let first = panel * size.channels;
             let here = size.channels.min(channels - first);
+            if here < size.channels {
+                packed.fill(0.0);
+            }
             for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(depth * size.channels)) {
                 let at = tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
                 for (block, packed) in packed.chunks_mut(PACKED * size.channels).enumerate() {
@@ -90,7 +91,7 @@ impl Weights<'_> {
 }
 
 /// For every pixel of the target and every channel, the sum over taps and depth.
-fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: usize) -> Vec<f32> {
+fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: usize) -> Buffer {
     let processor = Processor::new();
     let size = processor.dispatch(TileFor(channels));
     let period = meeting.period();
@@ -103,6 +104,8 @@ fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: 
             (phase, taps, packed)
         })
         .collect();
+    // Where the stride leaves pixels out, nothing meets them.
+    let is_gapless = phases.len() == period * period;
     let zeros = vec![0.0; source.depth];
     let ([height, width], pixels) = (meeting.target, meeting.num_targets());
     let weights_len: usize = phases.iter().map(|(.., packed)| packed.len()).sum();
@@ -113,7 +116,10 @@ fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: 
             .map(|(phase, taps, _)| meeting.tiles(0..meeting.batch * height, *phase, taps, size.pixels))
             .collect();
         let panel_len = pixels * size.channels;
-        let [panels] = fresh(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [out]| {
+        let [panels] = filled(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [out]| {
+            if !is_gapless {
+                out.fill(0.0);
+            }
             for ((_, taps, packed), tiles) in phases.iter().zip(&tiles) {
                 let len = taps.len() * source.depth * size.channels;
                 processor.dispatch(PixelSums {
@@ -129,7 +135,7 @@ fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: 
                 });
             }
         });
-        let [out] = fresh(pixels * channels, PACKED * channels, |block, [out]| {
+        let [out] = filled(pixels * channels, PACKED * channels, |block, [out]| {
             for (pixel, out) in (block * PACKED..).zip(out.chunks_exact_mut(channels)) {
                 for (out, panel) in out.chunks_mut(size.channels).zip(panels.chunks_exact(panel_len)) {
                     out.copy_from_slice(&panel[pixel * size.channels..][..out.len()]);
@@ -140,8 +146,11 @@ fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: 
     }
 
     let rows = (TILES * size.pixels * period * period).div_ceil(width);
-    let [out] = fresh(pixels * channels, rows * width * channels, |block, [out]| {
+    let [out] = filled(pixels * channels, rows * width * channels, |block, [out]| {
         let rows = block * rows..(block * rows + out.len() / (width * channels));
+        if !is_gapless {
+            out.fill(0.0);
+        }
         for (phase, taps, packed) in &phases {
             let tiles = meeting.tiles(rows.clone(), *phase, taps, size.pixels);
             for (panel, weights) in packed.chunks_exact(taps.len() * source.depth * size.channels).enumerate()
@@ -165,12 +174,14 @@ fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: 
 }
 
 /// Gradient of the weights, given that of the output: `[channels out, channels in, kernel height, kernel width]`.
-pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     let merges = g.channels_in < FEW_CHANNELS && g.kernel[1] > 1;
-    let (meeting, source, taps, depth) = if merges {
-        (g.forward_by_rows(), Cow::Owned(pad(g, x)), g.kernel[0], g.kernel[1] * g.channels_in)
+    let padded = merges.then(|| pad(g, x));
+    let source = padded.as_deref().unwrap_or(x);
+    let (meeting, taps, depth) = if merges {
+        (g.forward_by_rows(), g.kernel[0], g.kernel[1] * g.channels_in)
     } else {
-        (g.forward(), Cow::Borrowed(x), g.taps(), g.channels_in)
+        (g.forward(), g.taps(), g.channels_in)
     };
 
     let (processor, columns) = (Processor::new(), g.channels_out);
@@ -181,10 +192,11 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let is_small = rows * all <= SMALL_WEIGHT;
     // Large ones are gone through many times: [tiles, pixels, width]. Else a tile that sticks out reads what lies behind,
     // and what it makes of it is not used.
-    let (grad, tile_pitch, pixel_pitch) = match is_small {
+    let (laid_out, tile_pitch, pixel_pitch) = match is_small {
         true => (with_slack(grad, all - columns), size.channels, columns),
-        false => (Cow::Owned(by_tiles(grad, columns, size.channels)), pixels * size.channels, size.channels),
+        false => (Some(by_tiles(grad, columns, size.channels)), pixels * size.channels, size.channels),
     };
+    let grad = laid_out.as_deref().unwrap_or(grad);
     let block = (BLOCK / columns).clamp(64, 128);
     let add = |sums: &mut [f32], first_row: usize, range: core::ops::Range<usize>| {
         let mut room = Vec::new();
@@ -194,7 +206,7 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
             for (tile, sums) in sums.chunks_exact_mut(size.pixels * all).enumerate() {
                 processor.dispatch(ChannelSums {
                     size,
-                    source: &source,
+                    source,
                     pitch: g.channels_in,
                     depth,
                     taps: &taps,
@@ -211,7 +223,7 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let groups = if is_small { PARTS.min(pixels) } else { 1 };
     let group = pixels.div_ceil(groups);
     let part = if is_small { rows } else { (rows / size.pixels).div_ceil(PARTS * 4) * size.pixels };
-    let mut sums = vec![0.0; groups * rows * all];
+    let mut sums = Buffer::of_zeros(groups * rows * all);
     sums.par_chunks_exact_mut(rows * all).enumerate().for_each(|(index, sums)| {
         let range = (index * group).min(pixels)..((index + 1) * group).min(pixels);
         sums.par_chunks_mut(part * all)
@@ -221,7 +233,7 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
 
     // From [groups, tiles of rows, tiles of columns, rows of a tile, columns of a tile].
     let weights = g.channels_in * g.taps();
-    let [weight_grad] = fresh(columns * weights, size.channels * weights, |tile, [out]| {
+    let [weight_grad] = filled(columns * weights, size.channels * weights, |tile, [out]| {
         for first in (0..weights).step_by(LINE) {
             for (column, out) in out.chunks_exact_mut(weights).enumerate() {
                 // Where taps are merged, they are places in depth.
@@ -239,29 +251,32 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
 }
 
 /// From `[pixels, columns]` to `[tiles, pixels, width]`, with zeros beyond the last column.
-fn by_tiles(values: &[f32], columns: usize, width: usize) -> Vec<f32> {
+fn by_tiles(values: &[f32], columns: usize, width: usize) -> Buffer {
     let pixels = values.len() / columns;
-    let [tiles] = fresh(columns.div_ceil(width) * pixels * width, pixels * width, |tile, [to]| {
+    let [tiles] = filled(columns.div_ceil(width) * pixels * width, pixels * width, |tile, [to]| {
         let (first, len) = (tile * width, width.min(columns - tile * width));
         for (to, from) in to.chunks_exact_mut(width).zip(values.chunks_exact(columns)) {
             to[..len].copy_from_slice(&from[first..][..len]);
+            to[len..].fill(0.0);
         }
     });
     tiles
 }
 
-fn with_slack(values: &[f32], slack: usize) -> Cow<'_, [f32]> {
-    match slack {
-        0 => Cow::Borrowed(values),
-        _ => Cow::Owned(values.iter().copied().chain(core::iter::repeat_n(0.0, slack)).collect()),
-    }
+/// With `slack` zeros behind, where there are to be any.
+fn with_slack(values: &[f32], slack: usize) -> Option<Buffer> {
+    (slack > 0).then(|| {
+        let mut longer = Buffer::of_zeros(values.len() + slack);
+        longer[..values.len()].copy_from_slice(values);
+        longer
+    })
 }
 
 /// The images with their padding.
-fn pad(g: &Geometry, x: &[f32]) -> Vec<f32> {
+fn pad(g: &Geometry, x: &[f32]) -> Buffer {
     let (height, width) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
     let row = g.width * g.channels_in;
-    let mut padded = vec![0.0; g.batch * height * width * g.channels_in];
+    let mut padded = Buffer::of_zeros(g.batch * height * width * g.channels_in);
     let images = padded.par_chunks_exact_mut(height * width * g.channels_in);
     images.zip(x.par_chunks_exact(g.height * row)).for_each(|(padded, x)| {
         let rows = padded.chunks_exact_mut(width * g.channels_in).skip(g.padding);

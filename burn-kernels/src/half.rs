@@ -10,6 +10,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::pool::Buffer;
+
 type Primitive = FloatTensor<Flex>;
 
 /// Values that a thread converts at a time.
@@ -32,11 +34,11 @@ pub(crate) fn widen<const N: usize>(tensors: [Primitive; N]) -> [Primitive; N] {
 }
 
 /// A new tensor of `dtype`, one of those that [`widen`] takes.
-pub(crate) fn narrow(values: Vec<f32>, shape: &[usize], dtype: DType) -> Primitive {
+pub(crate) fn narrow(values: Buffer, shape: &[usize], dtype: DType) -> Primitive {
     match dtype {
         DType::F16 => narrow_to(&values, shape, f16::ZERO),
         DType::BF16 => narrow_to(&values, shape, bf16::ZERO),
-        _ => Primitive::from_data(TensorData::new(values, shape.to_vec())),
+        _ => Primitive::from_data(TensorData::from_bytes(values.into_bytes(), shape.to_vec(), DType::F32)),
     }
 }
 
@@ -50,7 +52,7 @@ where
 {
     let tensor = contiguous::<E>(tensor);
     let half = tensor.as_slice::<E>().expect("made contiguous, and its type was asked");
-    let mut values = vec![0.0; half.len()];
+    let mut values = Buffer::of_any(half.len());
     let parts = values.par_chunks_mut(GRAIN).zip(half.par_chunks(GRAIN));
     parts.for_each(|(to, from)| from.convert_to_f32_slice(to));
     narrow(values, &tensor.shape(), DType::F32)

@@ -3,8 +3,7 @@
 //! Burn's CPU backend computes a convolution's weight gradient as a convolution whose kernel is the whole gradient image,
 //! lays images out anew around every convolution and runs batch norm on one thread. Here images lie with their channels
 //! last, convolutions are sums that stay in registers, and batch norm is fused passes over memory, on every core, with
-//! hand-written gradients. They enter
-//! Burn as a [backend extension](burn::backend::backend_extension).
+//! hand-written gradients. They enter Burn as a [backend extension](burn::backend::backend_extension).
 //!
 //! # Where it applies
 //! To f32, f16 and bf16 tensors of the flex backend. Any other backend and number type gets Burn's own operations through
@@ -21,8 +20,9 @@
 //! run and for any number of threads. Machines with other vectors or caches may round differently.
 //!
 //! # Cost
-//! `cargo bench -p burn-kernels` compares each operation with Burn's own at the shapes of ResNets. Every result is a new
-//! allocation; with the system's allocator the page faults of large ones are a visible part of a training step.
+//! `cargo bench -p burn-kernels` compares each operation with Burn's own at the shapes of ResNets. Memory of
+//! large results is kept for the next of their size, at most half as much again as was in use at once; `free_memory` lets
+//! it go.
 
 mod backend;
 mod conv;
@@ -30,8 +30,6 @@ mod conv;
 mod conv_cpu;
 #[cfg(feature = "flex")]
 mod flex;
-#[cfg(feature = "flex")]
-mod fresh;
 #[cfg(feature = "flex")]
 mod geometry;
 #[cfg(feature = "flex")]
@@ -41,6 +39,8 @@ mod norm;
 mod norm_cpu;
 mod plain;
 #[cfg(feature = "flex")]
+mod pool;
+#[cfg(feature = "flex")]
 mod processor;
 #[cfg(feature = "flex")]
 mod tile;
@@ -48,3 +48,5 @@ mod tile;
 pub use backend::Kernels;
 pub use conv::conv2d;
 pub use norm::{BatchNormOutput, batch_norm_train};
+#[cfg(feature = "flex")]
+pub use pool::free_memory;

@@ -8,7 +8,7 @@
 use crate::processor::Processor;
 use rayon::prelude::*;
 
-use crate::fresh::fresh;
+use crate::pool::{Buffer, filled};
 
 /// Values that a lane sums in f32 before f64 takes over.
 const TERMS: usize = 64;
@@ -145,7 +145,7 @@ pub(crate) fn forward(
     beta: &[f32],
     residual: Option<&[f32]>,
     relu: bool,
-) -> Vec<f32> {
+) -> Buffer {
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     let processor = Processor::new();
     let mean = pixels.lanes(|channel| affine.mean[channel]);
@@ -154,7 +154,7 @@ pub(crate) fn forward(
     let (row, part) = (pixels.row(), pixels.part());
     // `max` would turn NaN into the floor and hide a training that has diverged.
     let bound = |y: f32| if y < floor { floor } else { y };
-    let [y] = fresh(x.len(), part, |index, [y]| {
+    let [y] = filled(x.len(), part, |index, [y]| {
         let x = &x[index * part..][..y.len()];
         processor.dispatch(|| {
             let rows = y.chunks_mut(row).zip(x.chunks(row));
@@ -255,7 +255,7 @@ pub(crate) fn input_grads(
     output: Option<&[f32]>,
     sums: &[[f64; 2]],
     masked: bool,
-) -> (Vec<f32>, Option<Vec<f32>>) {
+) -> (Buffer, Option<Buffer>) {
     // dx = scale (dy - mean(dy) - (x - mean) mean(dy (x - mean)) / (variance + epsilon))
     let count = pixels.count as f64;
     let mean = pixels.lanes(|channel| affine.mean[channel]);
@@ -308,9 +308,9 @@ pub(crate) fn input_grads(
     };
     if masked {
         let [x_grad, masked] =
-            fresh(x.len(), part, |index, [x_grad, masked]| map(index, x_grad, Some(masked)));
+            filled(x.len(), part, |index, [x_grad, masked]| map(index, x_grad, Some(masked)));
         return (x_grad, Some(masked));
     }
-    let [x_grad] = fresh(x.len(), part, |index, [x_grad]| map(index, x_grad, None));
+    let [x_grad] = filled(x.len(), part, |index, [x_grad]| map(index, x_grad, None));
     (x_grad, None)
 }
