@@ -85,16 +85,7 @@ impl PixelSums<'_> {
                     number => &self.source[number as usize * self.pitch..][..depth],
                 });
                 let weights = S::as_simd_f32s(weights).0.as_chunks::<VECTORS>().0;
-                // Sums of sums err less than one long one.
-                for (index, weights) in weights.chunks(TERMS).enumerate() {
-                    let pixels = pixels.map(|pixel| &pixel[index * TERMS..]);
-                    let part = add_products(simd, [[simd.splat_f32s(0.0); VECTORS]; PIXELS], pixels, weights);
-                    for p in 0..PIXELS {
-                        for v in 0..VECTORS {
-                            sums[p][v] = simd.add_f32s(sums[p][v], part[p][v]);
-                        }
-                    }
-                }
+                sums = add_products(simd, sums, pixels, weights);
             }
             for (sums, &place) in sums.iter().zip(places) {
                 let out = &mut self.out[place as usize * self.out_pitch..][..self.channels];
