@@ -11,8 +11,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, backend_extension};
 
 use crate::conv::tracked_conv2d;
+use crate::max_pool::tracked_max_pool;
 use crate::norm::tracked_norm;
 use crate::plain;
+use crate::seed::tracked_seed;
+use crate::sgd::SgdStep;
 
 /// What a backend must offer for the functions of this crate; all of it has a default.
 ///
@@ -111,6 +114,67 @@ pub trait Kernels: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu)
     }
+
+    /// Images times `scale` plus `shift`, each channel its own, then ReLU if `relu`.
+    fn scale_shift(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        relu: bool,
+    ) -> FloatTensor<Self> {
+        plain::scale_shift::<Self>([x, scale, shift], None, relu)
+    }
+
+    /// As [`scale_shift`](Self::scale_shift), with `residual` added before the ReLU.
+    fn scale_shift_add(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        relu: bool,
+    ) -> FloatTensor<Self> {
+        plain::scale_shift::<Self>([x, scale, shift], Some(residual), relu)
+    }
+
+    /// Greatest values of square windows.
+    fn max_pool_forward(
+        x: FloatTensor<Self>,
+        size: usize,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        plain::max_pool::<Self>(x, size, stride, padding)
+    }
+
+    /// Gradient of a max pool's images.
+    fn max_pool_grad(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        size: usize,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        plain::max_pool_grad::<Self>(x, grad, size, stride, padding)
+    }
+
+    /// A number, `[1]`, whose gradient by `output` is `gradient`.
+    fn seed_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _ = gradient;
+        plain::zero::<Self>(&output)
+    }
+
+    /// New weights and velocity of SGD.
+    fn sgd_step(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        velocity: FloatTensor<Self>,
+        lr: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::sgd_step::<Self>(weight, gradient, velocity, SgdStep { lr, momentum, weight_decay, nesterov })
+    }
 }
 
 #[cfg(feature = "ndarray")]
@@ -148,5 +212,18 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         tracked_norm::<B, C>([x, gamma, beta], Some(residual), epsilon, relu)
+    }
+
+    fn max_pool_forward(
+        x: FloatTensor<Self>,
+        size: usize,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        tracked_max_pool::<B, C>(x, size, stride, padding)
+    }
+
+    fn seed_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        tracked_seed::<B, C>(output, gradient)
     }
 }

@@ -8,7 +8,7 @@ use crate::processor::Processor;
 use rayon::prelude::*;
 
 use crate::geometry::{Geometry, Meeting};
-use crate::pool::{Buffer, filled};
+use crate::memory::{Buffer, filled};
 use crate::tile::{ChannelSums, PixelSums, TileFor, TileSize};
 
 /// Tiles of pixels that a thread takes at a time, all channels of them: enough for the weights to be worth reading.

@@ -7,9 +7,11 @@ use burn::tensor::{DType, TensorData};
 
 use crate::backend::Kernels;
 use crate::geometry::Geometry;
-use crate::half::{all_alike, narrow, widen};
+use crate::half::{all_alike, narrow, narrow_slice, widen};
+use crate::memory::Buffer;
 use crate::norm_cpu::Pixels;
-use crate::{conv_cpu, norm_cpu, plain};
+use crate::sgd::SgdStep;
+use crate::{conv_cpu, max_pool_cpu, norm_cpu, plain, sgd_cpu};
 
 type Primitive = FloatTensor<Flex>;
 
@@ -138,6 +140,102 @@ impl Kernels for Flex {
         // Without a ReLU the sum passes its gradient on as it is.
         (x_grad, gamma_grad, beta_grad, residual_grad.unwrap_or(grad))
     }
+
+    fn scale_shift(x: Primitive, scale: Primitive, shift: Primitive, relu: bool) -> Primitive {
+        if !norm_goes([&x], [&scale, &shift]) {
+            return plain::scale_shift::<Self>([x, scale, shift], None, relu);
+        }
+        scale_shift([x, scale, shift], None, relu)
+    }
+
+    fn scale_shift_add(
+        x: Primitive,
+        scale: Primitive,
+        shift: Primitive,
+        residual: Primitive,
+        relu: bool,
+    ) -> Primitive {
+        if !norm_goes([&x, &residual], [&scale, &shift]) {
+            return plain::scale_shift::<Self>([x, scale, shift], Some(residual), relu);
+        }
+        scale_shift([x, scale, shift], Some(residual), relu)
+    }
+
+    fn max_pool_forward(x: Primitive, size: usize, stride: usize, padding: usize) -> Primitive {
+        if !all_alike([&x]) {
+            return plain::max_pool::<Self>(x, size, stride, padding);
+        }
+        let (g, dtype) = (windows(&x, size, stride, padding), x.dtype());
+        let [x] = widen([x]);
+        let y = max_pool_cpu::forward(&g, values(&x));
+        narrow(y, &[g.batch, g.out_height(), g.out_width(), g.channels_out], dtype)
+    }
+
+    fn max_pool_grad(
+        x: Primitive,
+        grad: Primitive,
+        size: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Primitive {
+        if !all_alike([&x, &grad]) {
+            return plain::max_pool_grad::<Self>(x, grad, size, stride, padding);
+        }
+        let (g, dtype) = (windows(&x, size, stride, padding), x.dtype());
+        let [x, grad] = widen([x, grad]);
+        let x_grad = max_pool_cpu::input_grad(&g, values(&x), values(&grad));
+        narrow(x_grad, &[g.batch, g.height, g.width, g.channels_in], dtype)
+    }
+
+    fn sgd_step(
+        weight: Primitive,
+        gradient: Primitive,
+        velocity: Primitive,
+        lr: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    ) -> (Primitive, Primitive) {
+        let step = SgdStep { lr, momentum, weight_decay, nesterov };
+        if [&weight, &gradient, &velocity].iter().any(|tensor| tensor.dtype() != DType::F32) {
+            return plain::sgd_step::<Self>(weight, gradient, velocity, step);
+        }
+        let shape = weight.shape();
+        let [weight, gradient] = widen([weight, gradient]);
+        let (weight, velocity) = on_copy(velocity, |velocity| {
+            sgd_cpu::step(values(&weight), values(&gradient), velocity, step)
+        });
+        (narrow(weight, &shape, DType::F32), velocity)
+    }
+}
+
+/// Changes a tensor's f32 values: in place where nobody else holds them.
+fn on_copy<R>(tensor: Primitive, change: impl FnOnce(&mut [f32]) -> R) -> (R, Primitive) {
+    let [mut tensor] = widen([tensor]);
+    let len = tensor.shape().num_elements();
+    if let Some(values) = tensor.try_storage_mut::<f32>().filter(|values| values.len() == len) {
+        return (change(values), tensor);
+    }
+    let mut copy = Buffer::of_any(len);
+    copy.copy_from_slice(values(&tensor));
+    (change(&mut copy), narrow(copy, &tensor.shape(), DType::F32))
+}
+
+fn scale_shift([x, scale, shift]: [Primitive; 3], residual: Option<Primitive>, relu: bool) -> Primitive {
+    let (shape, dtype) = (x.shape(), x.dtype());
+    let [scale, shift] = widen([scale, shift]);
+    let residual = residual.map(|residual| widen([residual]));
+    let residual = residual.as_ref().map(|[residual]| values(residual));
+    let ((), y) =
+        on_copy(x, |x| norm_cpu::scale_shift(x, [values(&scale), values(&shift)], residual, relu));
+    if dtype == DType::F32 { y } else { narrow_slice(values(&y), &shape, dtype) }
+}
+
+/// Those of a pool, as a convolution's.
+fn windows(x: &Primitive, size: usize, stride: usize, padding: usize) -> Geometry {
+    let shape: [usize; 4] = x.shape().dims();
+    let channels = shape[3];
+    Geometry::new(shape, [channels, channels, size, size], stride, padding)
 }
 
 fn norm(

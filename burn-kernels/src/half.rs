@@ -10,7 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::pool::Buffer;
+use crate::memory::Buffer;
 
 type Primitive = FloatTensor<Flex>;
 
@@ -36,9 +36,16 @@ pub(crate) fn widen<const N: usize>(tensors: [Primitive; N]) -> [Primitive; N] {
 /// A new tensor of `dtype`, one of those that [`widen`] takes.
 pub(crate) fn narrow(values: Buffer, shape: &[usize], dtype: DType) -> Primitive {
     match dtype {
-        DType::F16 => narrow_to(&values, shape, f16::ZERO),
-        DType::BF16 => narrow_to(&values, shape, bf16::ZERO),
+        DType::F16 | DType::BF16 => narrow_slice(&values, shape, dtype),
         _ => Primitive::from_data(TensorData::from_bytes(values.into_bytes(), shape.to_vec(), DType::F32)),
+    }
+}
+
+/// A new tensor of `dtype`, which is one of 16 bits.
+pub(crate) fn narrow_slice(values: &[f32], shape: &[usize], dtype: DType) -> Primitive {
+    match dtype {
+        DType::F16 => narrow_to(values, shape, f16::ZERO),
+        _ => narrow_to(values, shape, bf16::ZERO),
     }
 }
 

@@ -34,19 +34,29 @@ mod flex;
 mod geometry;
 #[cfg(feature = "flex")]
 mod half;
+mod max_pool;
+#[cfg(feature = "flex")]
+mod max_pool_cpu;
+#[cfg(feature = "flex")]
+mod memory;
 mod norm;
 #[cfg(feature = "flex")]
 mod norm_cpu;
 mod plain;
 #[cfg(feature = "flex")]
-mod pool;
-#[cfg(feature = "flex")]
 mod processor;
+mod seed;
+mod sgd;
+#[cfg(feature = "flex")]
+mod sgd_cpu;
 #[cfg(feature = "flex")]
 mod tile;
 
 pub use backend::Kernels;
 pub use conv::conv2d;
-pub use norm::{BatchNormOutput, batch_norm_train};
+pub use max_pool::max_pool2d;
 #[cfg(feature = "flex")]
-pub use pool::free_memory;
+pub use memory::free_memory;
+pub use norm::{BatchNormOutput, batch_norm_train, scale_shift};
+pub use seed::seed_gradient;
+pub use sgd::{SgdStep, sgd_step};

@@ -61,6 +61,47 @@ pub fn batch_norm_train(
     }
 }
 
+/// Multiplies each channel by `scale` and adds `shift`; then adds `residual`, if there is one; then applies ReLU, if
+/// `relu`: batch norm by statistics that are known, differentiable as such.
+///
+/// # Shapes
+/// `x` and `residual` are `[batch, height, width, channels]`, `scale` and `shift` `[channels]`.
+///
+/// # Number types
+/// As [`batch_norm_train`].
+///
+/// # Cost
+/// One pass over memory, in place where nobody else holds `x`.
+///
+/// # Panics
+/// If shapes do not fit or number types differ within a pair.
+#[must_use]
+pub fn scale_shift(
+    x: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    relu: bool,
+) -> Tensor<4> {
+    let channels = [x.dims()[3]];
+    assert!(
+        scale.dims() == channels && shift.dims() == channels,
+        "scale and shift: images {:?} need {channels:?} each, got {:?} and {:?}",
+        x.dims(),
+        scale.dims(),
+        shift.dims()
+    );
+    let (x_dims, x) = (x.dims(), x.into_dispatch());
+    let (scale, shift) = (scale.into_dispatch(), shift.into_dispatch());
+    Tensor::from_dispatch(match residual {
+        Some(residual) => {
+            assert_eq!(x_dims, residual.dims(), "scale and shift: the residual must have the images' shape");
+            Dispatch::scale_shift_add(x, scale, shift, residual.into_dispatch(), relu)
+        }
+        None => Dispatch::scale_shift(x, scale, shift, relu),
+    })
+}
+
 /// The node of a batch norm, without (three parents) and with (four) a residual.
 #[derive(Debug)]
 struct Norm;

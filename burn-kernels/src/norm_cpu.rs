@@ -8,7 +8,7 @@
 use crate::processor::Processor;
 use rayon::prelude::*;
 
-use crate::pool::{Buffer, filled};
+use crate::memory::{Buffer, filled};
 
 /// Values that a lane sums in f32 before f64 takes over.
 const TERMS: usize = 64;
@@ -180,6 +180,43 @@ pub(crate) fn forward(
         });
     });
     y
+}
+
+/// `x * scale + shift`, plus `residual` where there is one, and ReLU if `relu`, in the place of `x`.
+pub(crate) fn scale_shift(
+    x: &mut [f32],
+    [scale, shift]: [&[f32]; 2],
+    residual: Option<&[f32]>,
+    relu: bool,
+) {
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    let pixels = Pixels { count: x.len() / scale.len(), channels: scale.len() };
+    let (row, part) = (pixels.row(), pixels.part());
+    let (scale, shift) = (pixels.lanes(|channel| scale[channel]), pixels.lanes(|channel| shift[channel]));
+    let processor = Processor::new();
+    // As in `forward`.
+    let bound = |y: f32| if y < floor { floor } else { y };
+    x.par_chunks_mut(part).enumerate().for_each(|(index, x)| {
+        processor.dispatch(|| {
+            let lanes = || scale.iter().zip(&shift);
+            match residual {
+                Some(residual) => {
+                    for (x, residual) in x.chunks_mut(row).zip(residual[index * part..].chunks(row)) {
+                        for ((x, residual), (scale, shift)) in x.iter_mut().zip(residual).zip(lanes()) {
+                            *x = bound(*x * scale + shift + residual);
+                        }
+                    }
+                }
+                None => {
+                    for x in x.chunks_mut(row) {
+                        for (x, (scale, shift)) in x.iter_mut().zip(lanes()) {
+                            *x = bound(*x * scale + shift);
+                        }
+                    }
+                }
+            }
+        });
+    });
 }
 
 /// What the gradient behind the ReLU is: none of it where the output was cut off.

@@ -2,8 +2,10 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::DType;
 use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, IntDType, Scalar, Shape};
+
+use crate::sgd::SgdStep;
 
 type Float<B> = FloatTensor<B>;
 
@@ -60,6 +62,65 @@ pub(crate) fn norm_grads<B: Backend>(
     let [x, wide] = [x, grad.clone()].map(|tensor| cast::<B>(channels_first::<B>(tensor), inner));
     let grads = B::batch_norm_train_backward(x, gamma, mean, variance, epsilon, wide);
     (cast::<B>(channels_last::<B>(grads.x_grad), outer), grads.gamma_grad, grads.beta_grad, grad)
+}
+
+/// Computed in the number type of the scale, returned in that of x.
+pub(crate) fn scale_shift<B: Backend>(
+    [x, scale, shift]: [Float<B>; 3],
+    residual: Option<Float<B>>,
+    relu: bool,
+) -> Float<B> {
+    let (outer, inner) = (x.dtype(), scale.dtype());
+    let [scale, shift] = [scale, shift].map(|tensor| {
+        let channels = tensor.shape().num_elements();
+        B::float_reshape(tensor, Shape::new([1, 1, 1, channels]))
+    });
+    let sum = B::float_add(B::float_mul(cast::<B>(x, inner), scale), shift);
+    let sum = match residual {
+        Some(residual) => B::float_add(sum, cast::<B>(residual, inner)),
+        None => sum,
+    };
+    cast::<B>(if relu { B::relu(sum) } else { sum }, outer)
+}
+
+pub(crate) fn max_pool<B: Backend>(x: Float<B>, size: usize, stride: usize, padding: usize) -> Float<B> {
+    let x = channels_first::<B>(x);
+    channels_last::<B>(B::max_pool2d(x, [size; 2], [stride; 2], [padding; 2], [1; 2], false))
+}
+
+pub(crate) fn max_pool_grad<B: Backend>(
+    x: Float<B>,
+    grad: Float<B>,
+    size: usize,
+    stride: usize,
+    padding: usize,
+) -> Float<B> {
+    let [x, grad] = [x, grad].map(channels_first::<B>);
+    let (size, stride, padding) = ([size; 2], [stride; 2], [padding; 2]);
+    let places =
+        B::max_pool2d_with_indices(x.clone(), size, stride, padding, [1; 2], false, IntDType::I32).indices;
+    let grads = B::max_pool2d_with_indices_backward(x, size, stride, padding, [1; 2], false, grad, places);
+    channels_last::<B>(grads.x_grad)
+}
+
+pub(crate) fn zero<B: Backend>(like: &Float<B>) -> Float<B> {
+    B::float_zeros(Shape::new([1]), &like.device(), like.dtype().into())
+}
+
+pub(crate) fn sgd_step<B: Backend>(
+    weight: Float<B>,
+    gradient: Float<B>,
+    velocity: Float<B>,
+    step: SgdStep,
+) -> (Float<B>, Float<B>) {
+    let times = |tensor: Float<B>, factor: f64| B::float_mul_scalar(tensor, Scalar::from(factor));
+    let gradient = B::float_add(gradient, times(weight.clone(), step.weight_decay));
+    let velocity = B::float_add(times(velocity, step.momentum), gradient.clone());
+    let direction = match step.nesterov {
+        true => B::float_add(gradient, times(velocity.clone(), step.momentum)),
+        false => velocity.clone(),
+    };
+    (B::float_sub(weight, times(direction, step.lr)), velocity)
 }
 
 /// `[batch, height, width, channels]` as Burn has it.

@@ -5,10 +5,7 @@
 //! statistics are one update behind for whoever reads them.
 
 use burn::module::{Flag, Module, Param, RunningState};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-
-use crate::layer::as_type_of;
 
 /// How much of a batch enters the running statistics: new = 0.9 old + 0.1 batch.
 const MOMENTUM: f64 = 0.1;
@@ -65,24 +62,19 @@ impl BatchNorm {
         if self.trains(&x) {
             return self.train(x, None, false);
         }
-        let (weight, bias) = (self.weight.val(), self.bias.val());
-        let (mean, var) = (self.running_mean.value(), self.running_var.value());
-        let own = as_type_of(x.clone(), &weight);
-        let scale = weight / (var + EPSILON).sqrt();
-        let shift = bias - mean * scale.clone();
-        as_type_of(own * scale.unsqueeze() + shift.unsqueeze(), &x)
+        self.evaluate(x, None, false)
     }
 
-    /// `relu(forward(x) + residual)`; while training one operation, which rounds once.
+    /// `relu(forward(x) + residual)` in one operation, which rounds once.
     pub(crate) fn forward_relu(&self, x: Tensor<4>, residual: Option<Tensor<4>>) -> Tensor<4> {
-        if self.trains(&x) {
-            return self.train(x, residual, true);
-        }
-        let y = self.forward(x);
-        relu(match residual {
-            Some(residual) => y + residual,
-            None => y,
-        })
+        if self.trains(&x) { self.train(x, residual, true) } else { self.evaluate(x, residual, true) }
+    }
+
+    fn evaluate(&self, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
+        let (mean, var) = (self.running_mean.value(), self.running_var.value());
+        let scale = self.weight.val() / (var + EPSILON).sqrt();
+        let shift = self.bias.val() - mean * scale.clone();
+        burn_kernels::scale_shift(x, scale, shift, residual, relu)
     }
 
     fn trains(&self, x: &Tensor<4>) -> bool {

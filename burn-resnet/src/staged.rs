@@ -77,9 +77,8 @@ pub fn backward_staged(
     ready(cuts.len(), GradientsParams::from_params(&mut grads, model, &segments[cuts.len()]));
     while let Some((output, leaf)) = cuts.pop() {
         let segment = cuts.len();
-        // Seeded with ones, so the derivative by `output` is `gradient` itself, to the bit.
         grads = match leaf.grad_remove(&mut grads) {
-            Some(gradient) if output.is_tracked() => (output * Tensor::from_inner(gradient)).backward(),
+            Some(gradient) if output.is_tracked() => burn_kernels::seed_gradient(output, gradient).backward(),
             _ => {
                 ready(segment, GradientsParams::new());
                 continue;

@@ -1,8 +1,7 @@
 //! The max pool of the ImageNet stem. The stem's convolution and norm are the network's `conv1` and `bn1`, as in
 //! torchvision, so that names agree.
 
-use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{Tensor, module};
+use burn::tensor::Tensor;
 
 use crate::config::Stem;
 
@@ -26,10 +25,7 @@ impl Stem {
     /// Pools what leaves the first norm: 3x3, stride 2, padding 1 for ImageNet; nothing for small images.
     pub(crate) fn pool(self, x: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::ImageNet => {
-                let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
-                module::max_pool2d(x.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
-            }
+            Self::ImageNet => burn_kernels::max_pool2d(x, 3, 2, 1),
             Self::Small => x,
         }
     }

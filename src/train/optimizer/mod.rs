@@ -22,6 +22,7 @@ use burn::{
     optim::GradientsParams,
     tensor::Tensor,
 };
+use burn_kernels::SgdStep;
 use burn_resnet::ResNet;
 
 use self::{lamb::Lamb, lars::Lars, sgd::Momentum};
@@ -142,6 +143,28 @@ impl Update<'_> {
         self.optimizer.tensors.insert(key, state.reshape([-1]));
     }
 
+    /// A weight after its step, in one pass over memory.
+    fn sgd<const D: usize>(
+        &mut self,
+        id: ParamId,
+        weight: Tensor<D>,
+        gradient: Tensor<D>,
+        weight_decay: f64,
+    ) -> Tensor<D> {
+        let (shape, Momentum { factor: momentum, nesterov }) = (weight.dims(), self.optimizer.momentum);
+        let [weight, gradient] = [weight, gradient].map(|tensor| tensor.reshape([-1]));
+        // Without momentum nothing is carried over, and what was stays.
+        let is_moved = momentum != 0.0;
+        let velocity = if is_moved { self.take(id, VELOCITY, weight.dims()) } else { None };
+        let velocity = velocity.unwrap_or_else(|| weight.zeros_like());
+        let step = SgdStep { lr: self.lr, momentum, weight_decay, nesterov };
+        let (weight, velocity) = burn_kernels::sgd_step(weight, gradient, velocity, step);
+        if is_moved {
+            self.put(id, VELOCITY, velocity);
+        }
+        weight.reshape(shape)
+    }
+
     /// The step along `gradient` with the velocity of earlier ones.
     fn with_momentum<const D: usize>(&mut self, id: ParamId, gradient: Tensor<D>) -> Tensor<D> {
         let momentum = self.optimizer.momentum;
@@ -164,8 +187,8 @@ impl ModuleMapper for Update<'_> {
         let decay = if is_norm { 0.0 } else { self.optimizer.weight_decay };
         let direction = match &self.optimizer.rule {
             Rule::Sgd => {
-                let gradient = sgd::decayed(gradient, &weight, decay);
-                self.with_momentum(id, gradient)
+                let weight = self.sgd(id, weight, gradient, decay);
+                return Param::from_mapped_value(id, Tensor::from_inner(weight).require_grad(), mapper);
             }
             Rule::Lars(lars) => {
                 let gradient = lars.scaled(gradient, &weight, decay);
