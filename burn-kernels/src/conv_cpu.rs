@@ -12,12 +12,12 @@ use crate::memory::{Buffer, filled};
 use crate::tile::{ChannelSums, PixelSums, TileFor, TileSize};
 
 /// Tiles of pixels that a thread takes at a time, all channels of them: enough for the weights to be worth reading.
-const TILES: usize = 8;
+const TILES: usize = 4;
 /// Images of fewer channels than this are padded, and the taps of a kernel's row are then one.
 const FEW_CHANNELS: usize = 8;
-/// Floats of a gradient that stay in the second-level cache.
-const BLOCK: usize = 192 * 1024;
-/// Rows that are transposed together: a cache line.
+/// Pixels whose gradients stay in the second-level cache while all rows of a weight gradient go over them.
+const PIXELS: usize = 64;
+/// Places in depth, or rows, that are transposed together: a cache line.
 const LINE: usize = 16;
 /// Weight gradients up to this many elements are summed by groups of pixels, larger ones by rows.
 const SMALL_WEIGHT: usize = 64 * 1024;
@@ -74,14 +74,24 @@ impl Weights<'_> {
             if here < size.channels {
                 packed.fill(0.0);
             }
-            for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(depth * size.channels)) {
-                let at = tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
-                for (block, packed) in packed.chunks_mut(PACKED * size.channels).enumerate() {
-                    for channel in 0..here {
-                        let from = &self.data[(first + channel) * self.step + at..];
-                        let from = from[block * PACKED * self.depth_step..].iter().step_by(self.depth_step);
-                        let to = packed[channel..].iter_mut().step_by(size.channels);
-                        to.zip(from).for_each(|(to, from)| *to = *from);
+            for start in (0..depth).step_by(LINE) {
+                let block = start..depth.min(start + LINE);
+                for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(depth * size.channels)) {
+                    let packed = &mut packed[block.start * size.channels..block.end * size.channels];
+                    let from = first * self.step + tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
+                    let from = &self.data[from + block.start * self.depth_step..];
+                    // What lies closer together, in the inner loop.
+                    if self.step < self.depth_step {
+                        for (d, packed) in packed.chunks_exact_mut(size.channels).enumerate() {
+                            let from = from[d * self.depth_step..].iter().step_by(self.step);
+                            packed[..here].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                        }
+                    } else {
+                        for channel in 0..here {
+                            let from = from[channel * self.step..].iter().step_by(self.depth_step);
+                            let to = packed[channel..].iter_mut().step_by(size.channels);
+                            to.zip(from).for_each(|(to, from)| *to = *from);
+                        }
                     }
                 }
             }
@@ -190,18 +200,13 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     let numbers = meeting.sources_by_tap();
     let pixels = meeting.num_targets();
     let is_small = rows * all <= SMALL_WEIGHT;
-    // Large ones are gone through many times: [tiles, pixels, width]. Else a tile that sticks out reads what lies behind,
-    // and what it makes of it is not used.
-    let (laid_out, tile_pitch, pixel_pitch) = match is_small {
-        true => (with_slack(grad, all - columns), size.channels, columns),
-        false => (Some(by_tiles(grad, columns, size.channels)), pixels * size.channels, size.channels),
-    };
-    let grad = laid_out.as_deref().unwrap_or(grad);
-    let block = (BLOCK / columns).clamp(64, 128);
+    // A tile that sticks out reads what lies behind, and what it makes of it is not used.
+    let longer = with_slack(grad, all - columns);
+    let grad = longer.as_deref().unwrap_or(grad);
     let add = |sums: &mut [f32], first_row: usize, range: core::ops::Range<usize>| {
         let mut room = Vec::new();
-        for start in range.clone().step_by(block) {
-            let range = start..range.end.min(start + block);
+        for start in range.clone().step_by(PIXELS) {
+            let range = start..range.end.min(start + PIXELS);
             let taps: Vec<_> = numbers.chunks_exact(pixels).map(|numbers| &numbers[range.clone()]).collect();
             for (tile, sums) in sums.chunks_exact_mut(size.pixels * all).enumerate() {
                 processor.dispatch(ChannelSums {
@@ -211,9 +216,8 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
                     depth,
                     taps: &taps,
                     first_row: first_row + tile * size.pixels,
-                    grad: &grad[range.start * pixel_pitch..],
-                    tile_pitch,
-                    pixel_pitch,
+                    grad: &grad[range.start * columns..],
+                    grad_pitch: columns,
                     sums,
                     room: &mut room,
                 });
@@ -222,7 +226,9 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     };
     let groups = if is_small { PARTS.min(pixels) } else { 1 };
     let group = pixels.div_ceil(groups);
-    let part = if is_small { rows } else { (rows / size.pixels).div_ceil(PARTS * 4) * size.pixels };
+    // A thread that has many rows reads the gradient once for all of them.
+    let threads = rayon::current_num_threads();
+    let part = if is_small { rows } else { (rows / size.pixels).div_ceil(threads) * size.pixels };
     let mut sums = Buffer::of_zeros(groups * rows * all);
     sums.par_chunks_exact_mut(rows * all).enumerate().for_each(|(index, sums)| {
         let range = (index * group).min(pixels)..((index + 1) * group).min(pixels);
@@ -235,32 +241,23 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     let weights = g.channels_in * g.taps();
     let [weight_grad] = filled(columns * weights, size.channels * weights, |tile, [out]| {
         for first in (0..weights).step_by(LINE) {
+            // Where taps are merged, they are places in depth.
+            let places = (first..weights.min(first + LINE)).map(|row| {
+                let (tap, channel) = (row / g.channels_in, row % g.channels_in);
+                let from = row / size.pixels * size.pixels * all
+                    + (tile * size.pixels + row % size.pixels) * size.channels;
+                (from, channel * g.taps() + tap)
+            });
+            let places: Vec<_> = places.collect();
             for (column, out) in out.chunks_exact_mut(weights).enumerate() {
-                // Where taps are merged, they are places in depth.
-                for row in first..weights.min(first + LINE) {
-                    let (tap, channel) = (row / g.channels_in, row % g.channels_in);
-                    let at = row / size.pixels * size.pixels * all
-                        + (tile * size.pixels + row % size.pixels) * size.channels
-                        + column;
-                    out[channel * g.taps() + tap] = sums.chunks_exact(rows * all).map(|sums| sums[at]).sum();
+                for &(from, to) in &places {
+                    let from = sums[from + column..].iter().step_by(rows * all);
+                    out[to] = from.sum();
                 }
             }
         }
     });
     weight_grad
-}
-
-/// From `[pixels, columns]` to `[tiles, pixels, width]`, with zeros beyond the last column.
-fn by_tiles(values: &[f32], columns: usize, width: usize) -> Buffer {
-    let pixels = values.len() / columns;
-    let [tiles] = filled(columns.div_ceil(width) * pixels * width, pixels * width, |tile, [to]| {
-        let (first, len) = (tile * width, width.min(columns - tile * width));
-        for (to, from) in to.chunks_exact_mut(width).zip(values.chunks_exact(columns)) {
-            to[..len].copy_from_slice(&from[first..][..len]);
-            to[len..].fill(0.0);
-        }
-    });
-    tiles
 }
 
 /// With `slack` zeros behind, where there are to be any.

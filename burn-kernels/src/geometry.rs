@@ -52,47 +52,69 @@ impl Geometry {
 
     /// The output's pixels, each meeting those of the input that it is made of.
     pub(crate) fn forward(&self) -> Meeting {
-        Meeting {
-            batch: self.batch,
-            target: [self.out_height(), self.out_width()],
-            source: [self.height, self.width],
-            kernel: self.kernel,
-            stride: self.stride,
-            padding: self.padding,
-            back: false,
-        }
+        let source = [self.height, self.width];
+        Meeting::new(self, [self.out_height(), self.out_width()], source, self.kernel, self.padding, false)
     }
 
     /// As [`forward`](Self::forward) of images that were padded: the taps of a kernel's row are one, which meets the first of
     /// its pixels.
     pub(crate) fn forward_by_rows(&self) -> Meeting {
         let source = [self.height + 2 * self.padding, self.width + 2 * self.padding];
-        Meeting { source, kernel: [self.kernel[0], 1], padding: 0, ..self.forward() }
+        Meeting::new(self, [self.out_height(), self.out_width()], source, [self.kernel[0], 1], 0, false)
     }
 
     /// The input's pixels, each meeting those of the output that are made of it.
     pub(crate) fn back(&self) -> Meeting {
-        let forward = self.forward();
-        Meeting { target: forward.source, source: forward.target, back: true, ..forward }
+        let source = [self.out_height(), self.out_width()];
+        Meeting::new(self, [self.height, self.width], source, self.kernel, self.padding, true)
     }
 }
 
 /// For each pixel of a target and each tap of the kernel: the pixel of a source that meets it there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Meeting {
     pub(crate) batch: usize,
     pub(crate) target: [usize; 2],
-    pub(crate) source: [usize; 2],
+    source: [usize; 2],
     kernel: [usize; 2],
-    stride: usize,
-    padding: usize,
-    back: bool,
+    period: usize,
+    /// Of each axis, `[places, taps]`: the source's place, a row's as the number of its first pixel; [`OUTSIDE`] where
+    /// the two do not meet.
+    at: [Vec<i32>; 2],
 }
 
 /// No pixel: the tap lies outside.
 pub(crate) const NOWHERE: u32 = u32::MAX;
+const OUTSIDE: i32 = -1;
 
 impl Meeting {
+    fn new(
+        g: &Geometry,
+        target: [usize; 2],
+        source: [usize; 2],
+        kernel: [usize; 2],
+        padding: usize,
+        back: bool,
+    ) -> Self {
+        // Where on one axis a target's place meets the source.
+        let at = |len: usize, place: usize, tap: usize| {
+            let at = if back {
+                let distance = (place + padding).checked_sub(tap)?;
+                distance.is_multiple_of(g.stride).then(|| distance / g.stride)?
+            } else {
+                (place * g.stride + tap).checked_sub(padding)?
+            };
+            (at < len).then_some(at)
+        };
+        let at = [(0, source[1]), (1, 1)].map(|(axis, step)| {
+            let places = (0..target[axis]).flat_map(|place| (0..kernel[axis]).map(move |tap| (place, tap)));
+            places
+                .map(|(place, tap)| at(source[axis], place, tap).map_or(OUTSIDE, |at| (at * step) as i32))
+                .collect()
+        });
+        Self { batch: g.batch, target, source, kernel, period: if back { g.stride } else { 1 }, at }
+    }
+
     /// Pixels of all targets.
     pub(crate) fn num_targets(&self) -> usize {
         self.batch * self.target[0] * self.target[1]
@@ -100,53 +122,46 @@ impl Meeting {
 
     /// Rows and columns of this many pixels apart are met by the same taps.
     pub(crate) fn period(&self) -> usize {
-        if self.back { self.stride } else { 1 }
-    }
-
-    /// Where on one axis a target's place meets the source.
-    fn at(&self, axis: usize, place: usize, tap: usize) -> Option<usize> {
-        let at = if self.back {
-            let distance = (place + self.padding).checked_sub(tap)?;
-            (distance % self.stride == 0).then(|| distance / self.stride)?
-        } else {
-            (place * self.stride + tap).checked_sub(self.padding)?
-        };
-        (at < self.source[axis]).then_some(at)
+        self.period
     }
 
     /// The taps that meet anything where row and column modulo the period are `phase`.
     pub(crate) fn taps(&self, phase: [usize; 2]) -> Vec<[usize; 2]> {
         let meets = |axis: usize, tap: usize| {
             (phase[axis]..self.target[axis])
-                .step_by(self.period())
-                .any(|place| self.at(axis, place, tap).is_some())
+                .step_by(self.period)
+                .any(|place| self.at[axis][place * self.kernel[axis] + tap] != OUTSIDE)
         };
         let [height, width] = self.kernel;
         let all = (0..height).flat_map(|y| (0..width).map(move |x| [y, x]));
         all.filter(|&[y, x]| meets(0, y) && meets(1, x)).collect()
     }
 
-    /// Of a target's pixel, counted through all images, the number of the pixel that it meets at `tap`.
-    fn source_of(&self, image: usize, [y, x]: [usize; 2], [tap_y, tap_x]: [usize; 2]) -> u32 {
-        match (self.at(0, y, tap_y), self.at(1, x, tap_x)) {
-            (Some(y), Some(x)) => ((image * self.source[0] + y) * self.source[1] + x) as u32,
-            _ => NOWHERE,
-        }
+    /// Of a target's pixel, the number of the pixel that it meets at `tap`; both are counted through all images.
+    #[inline]
+    fn source_of(&self, pixel: Pixel, [tap_y, tap_x]: [usize; 2]) -> u32 {
+        let row = self.at[0][pixel.row * self.kernel[0] + tap_y];
+        let column = self.at[1][pixel.column * self.kernel[1] + tap_x];
+        if row == OUTSIDE || column == OUTSIDE { NOWHERE } else { pixel.image + (row + column) as u32 }
     }
 
-    /// The pixels of target rows `rows` (counted through all images) that are of `phase`, in order, each as its number
-    /// in these rows, its image and its place.
-    fn pixels(
-        &self,
-        rows: core::ops::Range<usize>,
-        phase: [usize; 2],
-    ) -> impl Iterator<Item = (usize, usize, [usize; 2])> {
-        let ([height, width], period, first) = (self.target, self.period(), rows.start);
-        let of_phase = rows.filter(move |row| row % height % period == phase[0]);
-        of_phase.flat_map(move |row| {
-            let columns = (phase[1]..width).step_by(period);
-            columns.map(move |x| ((row - first) * width + x, row / height, [row % height, x]))
-        })
+    /// The pixels of target rows `rows` (counted through all images) that are of `phase`, in order.
+    fn pixels(&self, rows: core::ops::Range<usize>, phase: [usize; 2]) -> Vec<Pixel> {
+        let ([height, width], period, first) = (self.target, self.period, rows.start);
+        let image_len = self.source[0] * self.source[1];
+        let mut pixels = Vec::with_capacity(rows.len().div_ceil(period) * width.div_ceil(period));
+        for number in rows {
+            let (image, row) = (number / height, number % height);
+            if row % period == phase[0] {
+                pixels.extend((phase[1]..width).step_by(period).map(|column| Pixel {
+                    place: ((number - first) * width + column) as u32,
+                    image: (image * image_len) as u32,
+                    row,
+                    column,
+                }));
+            }
+        }
+        pixels
     }
 
     /// Those pixels in tiles of `size`, the last one filled up with its last pixel.
@@ -157,16 +172,16 @@ impl Meeting {
         taps: &[[usize; 2]],
         size: usize,
     ) -> Tiles {
-        let pixels: Vec<_> = self.pixels(rows, phase).collect();
+        let pixels = self.pixels(rows, phase);
         let mut sources = Vec::with_capacity(pixels.len().next_multiple_of(size) * taps.len());
         for tile in pixels.chunks(size) {
-            let last = tile[tile.len() - 1];
             for &tap in taps {
-                let filled = tile.iter().copied().chain(core::iter::repeat(last)).take(size);
-                sources.extend(filled.map(|(_, image, place)| self.source_of(image, place, tap)));
+                sources.extend(tile.iter().map(|&pixel| self.source_of(pixel, tap)));
+                let last = self.source_of(tile[tile.len() - 1], tap);
+                sources.extend(core::iter::repeat_n(last, size - tile.len()));
             }
         }
-        Tiles { places: pixels.into_iter().map(|(place, ..)| place as u32).collect(), sources }
+        Tiles { places: pixels.into_iter().map(|pixel| pixel.place).collect(), sources }
     }
 
     /// For each tap, what each pixel of the target meets there: `[taps, targets]`.
@@ -178,12 +193,23 @@ impl Meeting {
         sources.par_chunks_exact_mut(image_len).enumerate().for_each(|(index, sources)| {
             let (tap, image) = (index / self.batch, index % self.batch);
             let pixels = self.pixels(image * height..(image + 1) * height, [0, 0]);
-            for (source, (_, image, place)) in sources.iter_mut().zip(pixels) {
-                *source = self.source_of(image, place, [tap / width, tap % width]);
+            for (source, pixel) in sources.iter_mut().zip(pixels) {
+                *source = self.source_of(pixel, [tap / width, tap % width]);
             }
         });
         sources
     }
+}
+
+/// A pixel of a target.
+#[derive(Debug, Clone, Copy)]
+struct Pixel {
+    /// Its number among those that are asked for.
+    place: u32,
+    /// The number of its image's first pixel in the source.
+    image: u32,
+    row: usize,
+    column: usize,
 }
 
 /// Some pixels of a target, and whom they meet.

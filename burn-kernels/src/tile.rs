@@ -33,9 +33,6 @@ impl WithSimd for TileFor {
     }
 }
 
-/// Products that are summed before their sum is added to others.
-const TERMS: usize = 32;
-
 /// `out[place][channel] = sum over taps and depth of source[pixel][d] * weights[tap][d][channel]`, for the pixels of
 /// `tiles` and up to a tile's channels.
 pub(crate) struct PixelSums<'a> {
@@ -136,10 +133,9 @@ pub(crate) struct ChannelSums<'a> {
     /// Of each tap, the numbers of the pixels that it meets.
     pub(crate) taps: &'a [&'a [u32]],
     pub(crate) first_row: usize,
-    /// Where each tile's columns of the first pixel begin, and how far apart pixels are.
+    /// Of each pixel the columns, so many values apart; those of the last tile may reach into the next pixel.
     pub(crate) grad: &'a [f32],
-    pub(crate) tile_pitch: usize,
-    pub(crate) pixel_pitch: usize,
+    pub(crate) grad_pitch: usize,
     /// `[tiles, rows of a tile, columns of a tile]`.
     pub(crate) sums: &'a mut [f32],
     /// Room for the rows of all pixels.
@@ -172,9 +168,9 @@ impl ChannelSums<'_> {
             let kept = S::as_mut_simd_f32s(sums).0.as_chunks_mut::<VECTORS>().0;
             let kept = kept.first_chunk_mut::<ROWS>().expect("a tile has so many rows");
             let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-            let grad = &self.grad[tile * self.tile_pitch..];
+            let grad = &self.grad[tile * width..];
             for (pixel, values) in values.iter().enumerate() {
-                let grads = S::as_simd_f32s(&grad[pixel * self.pixel_pitch..][..width]).0;
+                let grads = S::as_simd_f32s(&grad[pixel * self.grad_pitch..][..width]).0;
                 let grads = grads.first_chunk::<VECTORS>().expect("a tile has so many columns");
                 for r in 0..ROWS {
                     let value = simd.splat_f32s(values[r]);
@@ -209,11 +205,17 @@ impl ChannelSums<'_> {
                 if number == NOWHERE {
                     continue;
                 }
-                let source = &self.source[number as usize * self.pitch + d..];
-                match source.first_chunk::<ROWS>() {
-                    Some(source) if len == ROWS => *values = *source,
-                    _ => values[row..row + len].copy_from_slice(&source[..len]),
+                let source = &self.source[number as usize * self.pitch + d..][..len];
+                if let Some(source) = source.first_chunk::<ROWS>() {
+                    *values = *source;
+                    continue;
                 }
+                // By fours: a copy of a length that is not known would be a call.
+                let values = &mut values[row..row + len];
+                let ((values, last), (source, last_source)) =
+                    (values.as_chunks_mut::<4>(), source.as_chunks::<4>());
+                values.iter_mut().zip(source).for_each(|(to, from)| *to = *from);
+                last.iter_mut().zip(last_source).for_each(|(to, from)| *to = *from);
             }
             row += len;
         }
@@ -297,8 +299,7 @@ mod tests {
                 taps: &by_tap.chunks_exact(pixels).collect::<Vec<_>>(),
                 first_row,
                 grad: &grad,
-                tile_pitch: size.channels,
-                pixel_pitch: all,
+                grad_pitch: all,
                 sums: &mut sums,
                 room: &mut Vec::new(),
             });
