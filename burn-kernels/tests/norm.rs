@@ -5,7 +5,7 @@
 mod common;
 
 use burn::tensor::{DType, Device, Tensor, activation, module};
-use burn_kernels::{BatchNormOutput, batch_norm_train};
+use burn_kernels::{BatchNormOutput, batch_norm_train, scale_shift};
 use common::{Random, assert_within, channels_first, channels_last, leaf, rounded, values};
 
 const EPSILON: f64 = 1e-5;
@@ -291,4 +291,60 @@ fn refuses_a_residual_of_another_shape() {
     let [gamma, beta] = [Tensor::<1>::ones([1], &device), Tensor::zeros([1], &device)];
     let residual = Some(Tensor::ones([1, 1, 1, 2], &device));
     let _ = batch_norm_train(Tensor::ones([1, 1, 2, 2], &device), gamma, beta, residual, EPSILON, false);
+}
+
+/// By statistics that are known: a line, an addition, a ReLU.
+fn line(
+    [x, residual]: [Tensor<4>; 2],
+    [scale, shift]: [Tensor<1>; 2],
+    with_residual: bool,
+    relu: bool,
+) -> Tensor<4> {
+    let [scale, shift] = [scale, shift].map(|values| values.reshape([1, 1, 1, -1]));
+    let y = x * scale + shift;
+    let y = if with_residual { y + residual } else { y };
+    if relu { activation::relu(y) } else { y }
+}
+
+#[test]
+fn known_statistics_make_it_a_line() {
+    let (device, mut random) = (Device::flex(), Random(17));
+    for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 9, 11, 64], [2, 70, 33, 19]] {
+        for (residual, relu) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (len, channels) = (shape.iter().product(), [shape[3]]);
+            let mut numbers = |len| rounded(&random.values(len), DType::F32);
+            let images = [numbers(len), numbers(len)];
+            let lines = [numbers(shape[3]), numbers(shape[3])];
+            let run = |op: fn([Tensor<4>; 2], [Tensor<1>; 2], bool, bool) -> Tensor<4>, dtype| {
+                let images = images.each_ref().map(|values| leaf(values, shape, dtype, &device));
+                let lines = lines.each_ref().map(|values| leaf(values, channels, dtype, &device));
+                let y = op(images.clone(), lines.clone(), residual, relu);
+                let grads = y.backward();
+                let [x, _] = images;
+                // What is held is not overwritten.
+                let mut all = vec![values(y), values(x.clone()), values(x.grad(&grads).unwrap())];
+                all.extend(lines.iter().map(|line| values(line.grad(&grads).unwrap())));
+                all
+            };
+            let ours = |[x, added]: [Tensor<4>; 2], [scale, shift]: [Tensor<1>; 2], residual, relu| {
+                scale_shift(x, scale, shift, if residual { Some(added) } else { None }, relu)
+            };
+            let (got, truth) = (run(ours, DType::F32), run(line, DType::F64));
+            let values_a_channel = (len / shape[3]) as f64;
+            for (index, (got, truth)) in got.iter().zip(&truth).enumerate() {
+                // Sums of at most so many numbers up to 3.
+                let bound = vec![3.0 * values_a_channel * f64::from(f32::EPSILON); truth.len()];
+                assert_within(got, truth, &bound, &format!("{shape:?} {residual} {relu}: {index}"));
+            }
+
+            // Without gradients: in place where nobody else holds the images.
+            let plain = |values: &[f64]| leaf(values, shape, DType::F32, &device).inner();
+            let lines = lines.each_ref().map(|values| leaf(values, channels, DType::F32, &device).inner());
+            let ([x, added], [scale, shift]) = (images.each_ref().map(|values| plain(values)), lines);
+            let added = residual.then_some(added);
+            let held = scale_shift(x.clone(), scale.clone(), shift.clone(), added.clone(), relu);
+            assert_eq!(values(x.clone()), images[0]);
+            assert_eq!(values(held), values(scale_shift(x, scale, shift, added, relu)));
+        }
+    }
 }
