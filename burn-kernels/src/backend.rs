@@ -136,6 +136,33 @@ pub trait Kernels: Backend {
         plain::scale_shift::<Self>([x, scale, shift], Some(residual), relu)
     }
 
+    /// A convolution, then [`scale_shift`](Self::scale_shift) of what it gives.
+    fn conv2d_line(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+        relu: bool,
+    ) -> FloatTensor<Self> {
+        plain::conv2d_line::<Self>([x, weight, scale, shift], None, [stride, padding], relu)
+    }
+
+    /// As [`conv2d_line`](Self::conv2d_line), with `residual` added before the ReLU.
+    fn conv2d_line_add(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+        relu: bool,
+    ) -> FloatTensor<Self> {
+        plain::conv2d_line::<Self>([x, weight, scale, shift], Some(residual), [stride, padding], relu)
+    }
+
     /// Greatest values of square windows.
     fn max_pool_forward(
         x: FloatTensor<Self>,

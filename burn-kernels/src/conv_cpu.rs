@@ -26,17 +26,23 @@ const PARTS: usize = 16;
 /// Places in depth that are packed together: they stay in the first-level cache.
 const PACKED: usize = 64;
 
-/// `y = w * x`: `[batch, out height, out width, channels out]`.
-pub(crate) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Buffer {
+/// `y = w * x`: `[batch, out height, out width, channels out]`. `finish` gets every part of it, whole pixels of all channels,
+/// while it is in the cache, with the number of its first value.
+pub(crate) fn forward(
+    g: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) -> Buffer {
     let (taps, c) = (g.taps(), g.channels_in);
     if c < FEW_CHANNELS && g.kernel[1] > 1 {
         let (x, weight, depth) = (pad(g, x), taps_last_to_channels_last(g, weight), g.kernel[1] * c);
         let weights = Weights { data: &weight, step: taps * c, tap_step: [depth, 0], depth_step: 1 };
         let source = Source { data: &x, pitch: c, depth };
-        return sums(&g.forward_by_rows(), source, &weights, g.channels_out);
+        return sums(&g.forward_by_rows(), source, &weights, g.channels_out, finish);
     }
     let weights = Weights { data: weight, step: c * taps, tap_step: [g.kernel[1], 1], depth_step: taps };
-    sums(&g.forward(), Source { data: x, pitch: c, depth: c }, &weights, g.channels_out)
+    sums(&g.forward(), Source { data: x, pitch: c, depth: c }, &weights, g.channels_out, finish)
 }
 
 /// Gradient of the images, given that of the output.
@@ -45,7 +51,7 @@ pub(crate) fn input_grad(g: &Geometry, weight: &[f32], grad: &[f32]) -> Buffer {
     let weights =
         Weights { data: weight, step: taps, tap_step: [g.kernel[1], 1], depth_step: g.channels_in * taps };
     let source = Source { data: grad, pitch: g.channels_out, depth: g.channels_out };
-    sums(&g.back(), source, &weights, g.channels_in)
+    sums(&g.back(), source, &weights, g.channels_in, |_, _| ())
 }
 
 /// Pixels of `depth` values, `pitch` apart.
@@ -100,8 +106,14 @@ impl Weights<'_> {
     }
 }
 
-/// For every pixel of the target and every channel, the sum over taps and depth.
-fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: usize) -> Buffer {
+/// For every pixel of the target and every channel, the sum over taps and depth; then `finish`, as in [`forward`].
+fn sums(
+    meeting: &Meeting,
+    source: Source<'_>,
+    weights: &Weights<'_>,
+    channels: usize,
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) -> Buffer {
     let processor = Processor::new();
     let size = processor.dispatch(TileFor(channels));
     let period = meeting.period();
@@ -151,12 +163,14 @@ fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: 
                     out.copy_from_slice(&panel[pixel * size.channels..][..out.len()]);
                 }
             }
+            finish(block * PACKED * channels, out);
         });
         return out;
     }
 
     let rows = (TILES * size.pixels * period * period).div_ceil(width);
     let [out] = filled(pixels * channels, rows * width * channels, |block, [out]| {
+        let first = block * rows * width * channels;
         let rows = block * rows..(block * rows + out.len() / (width * channels));
         if !is_gapless {
             out.fill(0.0);
@@ -179,6 +193,7 @@ fn sums(meeting: &Meeting, source: Source<'_>, weights: &Weights<'_>, channels: 
                 });
             }
         }
+        finish(first, out);
     });
     out
 }

@@ -9,7 +9,7 @@ use crate::backend::Kernels;
 use crate::geometry::Geometry;
 use crate::half::{all_alike, narrow, narrow_slice, widen};
 use crate::memory::Buffer;
-use crate::norm_cpu::Pixels;
+use crate::norm_cpu::{Line, Pixels};
 use crate::sgd::SgdStep;
 use crate::{conv_cpu, max_pool_cpu, norm_cpu, plain, sgd_cpu};
 
@@ -38,10 +38,7 @@ impl Kernels for Flex {
         if !all_alike([&x, &weight]) {
             return plain::conv2d::<Self>(x, weight, stride, padding);
         }
-        let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
-        let [x, weight] = widen([x, weight]);
-        let y = conv_cpu::forward(&g, values(&x), values(&weight));
-        narrow(y, &[g.batch, g.out_height(), g.out_width(), g.channels_out], dtype)
+        conv([x, weight], stride, padding, |_, _| ())
     }
 
     fn conv2d_input_grad(
@@ -161,6 +158,42 @@ impl Kernels for Flex {
         scale_shift([x, scale, shift], Some(residual), relu)
     }
 
+    fn conv2d_line(
+        x: Primitive,
+        weight: Primitive,
+        scale: Primitive,
+        shift: Primitive,
+        stride: usize,
+        padding: usize,
+        relu: bool,
+    ) -> Primitive {
+        if !norm_goes([&x, &weight], [&scale, &shift]) {
+            return plain::conv2d_line::<Self>([x, weight, scale, shift], None, [stride, padding], relu);
+        }
+        conv_line([x, weight, scale, shift], None, [stride, padding], relu)
+    }
+
+    fn conv2d_line_add(
+        x: Primitive,
+        weight: Primitive,
+        scale: Primitive,
+        shift: Primitive,
+        residual: Primitive,
+        stride: usize,
+        padding: usize,
+        relu: bool,
+    ) -> Primitive {
+        if !norm_goes([&x, &weight, &residual], [&scale, &shift]) {
+            return plain::conv2d_line::<Self>(
+                [x, weight, scale, shift],
+                Some(residual),
+                [stride, padding],
+                relu,
+            );
+        }
+        conv_line([x, weight, scale, shift], Some(residual), [stride, padding], relu)
+    }
+
     fn max_pool_forward(x: Primitive, size: usize, stride: usize, padding: usize) -> Primitive {
         if !all_alike([&x]) {
             return plain::max_pool::<Self>(x, size, stride, padding);
@@ -214,12 +247,38 @@ fn on_copy<R>(tensor: Primitive, change: impl FnOnce(&mut [f32]) -> R) -> (R, Pr
     (change(&mut copy), narrow(copy, &tensor.shape(), DType::F32))
 }
 
+fn conv(
+    [x, weight]: [Primitive; 2],
+    stride: usize,
+    padding: usize,
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) -> Primitive {
+    let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
+    let [x, weight] = widen([x, weight]);
+    let y = conv_cpu::forward(&g, values(&x), values(&weight), finish);
+    narrow(y, &[g.batch, g.out_height(), g.out_width(), g.channels_out], dtype)
+}
+
+fn conv_line(
+    [x, weight, scale, shift]: [Primitive; 4],
+    residual: Option<Primitive>,
+    [stride, padding]: [usize; 2],
+    relu: bool,
+) -> Primitive {
+    let [scale, shift] = widen([scale, shift]);
+    let line = Line::new(values(&scale), values(&shift), relu);
+    let residual = residual.map(|residual| widen([residual]));
+    let residual = residual.as_ref().map(|[residual]| values(residual));
+    conv([x, weight], stride, padding, |first, y| line.apply(y, residual.map(|residual| &residual[first..])))
+}
+
 fn scale_shift([x, scale, shift]: [Primitive; 3], residual: Option<Primitive>, relu: bool) -> Primitive {
     let (shape, dtype) = (x.shape(), x.dtype());
     let [scale, shift] = widen([scale, shift]);
+    let line = Line::new(values(&scale), values(&shift), relu);
     let residual = residual.map(|residual| widen([residual]));
     let residual = residual.as_ref().map(|[residual]| values(residual));
-    let ((), y) = on_copy(x, |x| norm_cpu::scale_shift(x, [values(&scale), values(&shift)], residual, relu));
+    let ((), y) = on_copy(x, |x| line.apply_to_all(x, residual));
     if dtype == DType::F32 { y } else { narrow_slice(values(&y), &shape, dtype) }
 }
 

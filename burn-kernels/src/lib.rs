@@ -57,6 +57,6 @@ pub use conv::conv2d;
 pub use max_pool::max_pool2d;
 #[cfg(feature = "flex")]
 pub use memory::free_memory;
-pub use norm::{BatchNormOutput, batch_norm_train, scale_shift};
+pub use norm::{BatchNormOutput, batch_norm_train, conv2d_scale_shift, scale_shift};
 pub use seed::seed_gradient;
 pub use sgd::{SgdStep, sgd_step};

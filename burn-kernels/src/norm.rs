@@ -102,6 +102,51 @@ pub fn scale_shift(
     })
 }
 
+/// [`conv2d`](crate::conv2d), then [`scale_shift`], in one pass over memory: what a convolution and its batch norm are once
+/// training is over. Rounded as the two are in f32, and once where the images have 16 bits.
+///
+/// # Shapes
+/// As those two: `scale` and `shift` are as long as `weight` has kernels, `residual` is like the result.
+///
+/// # Cost
+/// That of the convolution. Differentiable, at the cost of the two.
+///
+/// # Panics
+/// As those two.
+#[must_use]
+pub fn conv2d_scale_shift(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    [stride, padding]: [usize; 2],
+    [scale, shift]: [Tensor<1>; 2],
+    residual: Option<Tensor<4>>,
+    relu: bool,
+) -> Tensor<4> {
+    let channels = [weight.dims()[0]];
+    assert!(
+        scale.dims() == channels && shift.dims() == channels,
+        "scale and shift: {channels:?} kernels need {channels:?} each, got {:?} and {:?}",
+        scale.dims(),
+        shift.dims()
+    );
+    let extent = |axis: usize| {
+        (x.dims()[axis] + 2 * padding)
+            .checked_sub(weight.dims()[axis + 1])
+            .map_or(0, |room| room / stride + 1)
+    };
+    let dims = [x.dims()[0], extent(1), extent(2), channels[0]];
+    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
+    let [scale, shift] = [scale, shift].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(match residual {
+        Some(residual) => {
+            assert_eq!(dims, residual.dims(), "scale and shift: the residual must have the result's shape");
+            let residual = residual.into_dispatch();
+            Dispatch::conv2d_line_add(x, weight, scale, shift, residual, stride, padding, relu)
+        }
+        None => Dispatch::conv2d_line(x, weight, scale, shift, stride, padding, relu),
+    })
+}
+
 /// The node of a batch norm, without (three parents) and with (four) a residual.
 #[derive(Debug)]
 struct Norm;

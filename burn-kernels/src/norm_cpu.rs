@@ -182,36 +182,60 @@ pub(crate) fn forward(
     y
 }
 
-/// `x * scale + shift`, plus `residual` where there is one, and ReLU if `relu`, in the place of `x`.
-pub(crate) fn scale_shift(x: &mut [f32], [scale, shift]: [&[f32]; 2], residual: Option<&[f32]>, relu: bool) {
-    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let pixels = Pixels { count: x.len() / scale.len(), channels: scale.len() };
-    let (row, part) = (pixels.row(), pixels.part());
-    let (scale, shift) = (pixels.lanes(|channel| scale[channel]), pixels.lanes(|channel| shift[channel]));
-    let processor = Processor::new();
-    // As in `forward`.
-    let bound = |y: f32| if y < floor { floor } else { y };
-    x.par_chunks_mut(part).enumerate().for_each(|(index, x)| {
-        processor.dispatch(|| {
-            let lanes = || scale.iter().zip(&shift);
-            match residual {
-                Some(residual) => {
-                    for (x, residual) in x.chunks_mut(row).zip(residual[index * part..].chunks(row)) {
-                        for ((x, residual), (scale, shift)) in x.iter_mut().zip(residual).zip(lanes()) {
-                            *x = bound(*x * scale + shift + residual);
-                        }
+/// What batch norm by known statistics does to a channel, with what follows it: `x * scale + shift`, plus a residual where
+/// there is one, and ReLU if `relu`.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pixels: Pixels,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    floor: f32,
+}
+
+impl Line {
+    /// For images of as many channels as `scale` and `shift` are long.
+    pub(crate) fn new(scale: &[f32], shift: &[f32], relu: bool) -> Self {
+        let pixels = Pixels { count: 1, channels: scale.len() };
+        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+        Self {
+            pixels,
+            scale: pixels.lanes(|channel| scale[channel]),
+            shift: pixels.lanes(|channel| shift[channel]),
+            floor,
+        }
+    }
+
+    /// In the place of `x`, which are whole pixels.
+    pub(crate) fn apply(&self, x: &mut [f32], residual: Option<&[f32]>) {
+        let row = self.pixels.row();
+        let lanes = || self.scale.iter().zip(&self.shift);
+        // As in `forward`.
+        let bound = |y: f32| if y < self.floor { self.floor } else { y };
+        Processor::new().dispatch(|| match residual {
+            Some(residual) => {
+                for (x, residual) in x.chunks_mut(row).zip(residual.chunks(row)) {
+                    for ((x, residual), (scale, shift)) in x.iter_mut().zip(residual).zip(lanes()) {
+                        *x = bound(*x * scale + shift + residual);
                     }
                 }
-                None => {
-                    for x in x.chunks_mut(row) {
-                        for (x, (scale, shift)) in x.iter_mut().zip(lanes()) {
-                            *x = bound(*x * scale + shift);
-                        }
+            }
+            None => {
+                for x in x.chunks_mut(row) {
+                    for (x, (scale, shift)) in x.iter_mut().zip(lanes()) {
+                        *x = bound(*x * scale + shift);
                     }
                 }
             }
         });
-    });
+    }
+
+    /// The same on every core.
+    pub(crate) fn apply_to_all(&self, x: &mut [f32], residual: Option<&[f32]>) {
+        let part = self.pixels.part();
+        x.par_chunks_mut(part)
+            .enumerate()
+            .for_each(|(index, x)| self.apply(x, residual.map(|residual| &residual[index * part..])));
+    }
 }
 
 /// What the gradient behind the ReLU is: none of it where the output was cut off.

@@ -5,6 +5,7 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, IntDType, Scalar, Shape};
 
+use crate::backend::Kernels;
 use crate::sgd::SgdStep;
 
 type Float<B> = FloatTensor<B>;
@@ -81,6 +82,19 @@ pub(crate) fn scale_shift<B: Backend>(
         None => sum,
     };
     cast::<B>(if relu { B::relu(sum) } else { sum }, outer)
+}
+
+pub(crate) fn conv2d_line<B: Kernels>(
+    [x, weight, scale, shift]: [Float<B>; 4],
+    residual: Option<Float<B>>,
+    [stride, padding]: [usize; 2],
+    relu: bool,
+) -> Float<B> {
+    let y = B::conv2d_forward(x, weight, stride, padding);
+    match residual {
+        Some(residual) => B::scale_shift_add(y, scale, shift, residual, relu),
+        None => B::scale_shift(y, scale, shift, relu),
+    }
 }
 
 pub(crate) fn max_pool<B: Backend>(x: Float<B>, size: usize, stride: usize, padding: usize) -> Float<B> {

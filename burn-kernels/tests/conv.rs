@@ -6,7 +6,7 @@ mod common;
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, module};
-use burn_kernels::conv2d;
+use burn_kernels::{conv2d, conv2d_scale_shift, scale_shift};
 use common::{Random, assert_within, channels_first, channels_last, rounded, run, values};
 
 /// With channels where Burn has them.
@@ -227,4 +227,52 @@ fn takes_views_and_untracked_tensors() {
 fn refuses_other_channels() {
     let device = Device::flex();
     let _ = convolve(Tensor::ones([1, 2, 3, 3], &device), Tensor::ones([1, 3, 3, 3], &device), 1, 1);
+}
+
+#[test]
+fn with_its_norm_it_is_the_two_one_after_the_other() {
+    let (device, mut random) = (Device::flex(), Random(18));
+    let mut all = cases(&mut random);
+    // Weights that outnumber the pixels: another way through them.
+    all.push(Case { x: [1, 64, 3, 3], weight: [70, 64, 3, 3], stride: 1, padding: 1 });
+    for case in all {
+        let channels = case.weight[0];
+        let mut tensor =
+            |shape: [usize; 4]| common::leaf(&random.values(len(shape)), shape, DType::F32, &device).inner();
+        let (x, weight) = (channels_last(tensor(case.x)), tensor(case.weight));
+        let [scale, shift] = [[channels, 1, 1, 1]; 2].map(|shape| tensor(shape).reshape([channels]));
+        let residual = channels_last(tensor(case.out()));
+        for (added, relu) in [(None, false), (None, true), (Some(residual), true)] {
+            let moves = [case.stride, case.padding];
+            let line = [scale.clone(), shift.clone()];
+            let one = conv2d_scale_shift(x.clone(), weight.clone(), moves, line, added.clone(), relu);
+            let two = conv2d(x.clone(), weight.clone(), case.stride, case.padding);
+            let two = scale_shift(two, scale.clone(), shift.clone(), added, relu);
+            assert_eq!(values(one), values(two), "{case:?} relu {relu}");
+        }
+
+        // And where gradients are asked for.
+        let tracked = [x, weight].map(|tensor| Tensor::from_inner(tensor).require_grad());
+        let line = [scale, shift].map(|tensor| Tensor::from_inner(tensor).require_grad());
+        let gradients = |y: Tensor<4>| {
+            let grads = (y.clone() * y).sum().backward();
+            let images = tracked.iter().map(|tensor| values(tensor.grad(&grads).unwrap()));
+            let line = line.iter().map(|tensor| values(tensor.grad(&grads).unwrap()));
+            images.chain(line).collect::<Vec<_>>()
+        };
+        let ([x, weight], [scale, shift]) = (tracked.clone(), line.clone());
+        let moves = [case.stride, case.padding];
+        let one = conv2d_scale_shift(x.clone(), weight.clone(), moves, line.clone(), None, true);
+        let two = scale_shift(conv2d(x, weight, case.stride, case.padding), scale, shift, None, true);
+        assert_eq!(gradients(one), gradients(two), "{case:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the residual must have the result's shape")]
+fn a_residual_of_another_shape_is_refused() {
+    let device = Device::flex();
+    let (x, weight) = (Tensor::ones([1, 4, 4, 2], &device), Tensor::ones([3, 2, 3, 3], &device));
+    let line = [Tensor::ones([3], &device), Tensor::ones([3], &device)];
+    let _ = conv2d_scale_shift(x, weight, [1, 1], line, Some(Tensor::ones([1, 4, 3, 3], &device)), true);
 }

@@ -32,17 +32,16 @@ impl Block {
     /// As [`BatchNorm::forward`].
     #[must_use]
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = self.bn1.forward_relu(self.conv1.forward(x.clone()), None);
-        let y = self.conv2.forward(y);
-        let (y, last) = match (&self.conv3, &self.bn3) {
-            (Some(conv), Some(bn)) => (conv.forward(self.bn2.forward_relu(y, None)), bn),
-            _ => (y, &self.bn2),
+        let y = self.conv1.forward_norm(x.clone(), &self.bn1, None, true);
+        let (y, conv, bn) = match (&self.conv3, &self.bn3) {
+            (Some(conv), Some(bn)) => (self.conv2.forward_norm(y, &self.bn2, None, true), conv, bn),
+            _ => (y, &self.conv2, &self.bn2),
         };
         let shortcut = match &self.downsample {
-            Some((conv, bn)) => bn.forward(conv.forward(x)),
-            None => option_a(x, y.dims()[3]),
+            Some((conv, bn)) => conv.forward_norm(x, bn, None, false),
+            None => option_a(x, conv.channels()),
         };
-        last.forward_relu(y, Some(shortcut))
+        conv.forward_norm(y, bn, Some(shortcut), true)
     }
 }
 

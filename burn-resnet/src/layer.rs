@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::blur::blur;
+use crate::norm::BatchNorm;
 
 /// A square convolution without bias, zero-padded so that stride 1 keeps the image's size.
 #[derive(Module, Debug)]
@@ -23,6 +24,11 @@ impl Conv {
         Self { weight, stride, blurs }
     }
 
+    /// Channels of the result.
+    pub(crate) fn channels(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
     /// Convolves, in the input's number type.
     ///
     /// # Shapes
@@ -32,10 +38,30 @@ impl Conv {
     /// If the input's channels are not the weight's.
     #[must_use]
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let (x, weight, [stride, padding]) = self.operands(x);
+        burn_kernels::conv2d(x, weight, stride, padding)
+    }
+
+    /// `norm(forward(x)) + residual`, then ReLU if `relu`: one operation once training is over.
+    pub(crate) fn forward_norm(
+        &self,
+        x: Tensor<4>,
+        norm: &BatchNorm,
+        residual: Option<Tensor<4>>,
+        relu: bool,
+    ) -> Tensor<4> {
+        if norm.trains(&x) {
+            return norm.train(self.forward(x), residual, relu);
+        }
+        let (x, weight, moves) = self.operands(x);
+        burn_kernels::conv2d_scale_shift(x, weight, moves, norm.line(), residual, relu)
+    }
+
+    /// What is convolved with what, stride and padding.
+    fn operands(&self, x: Tensor<4>) -> (Tensor<4>, Tensor<4>, [usize; 2]) {
         let weight = as_type_of(self.weight.val(), &x);
         let padding = weight.dims()[2] / 2;
-        let x = if self.blurs { blur(x) } else { x };
-        burn_kernels::conv2d(x, weight, self.stride, padding)
+        (if self.blurs { blur(x) } else { x }, weight, [self.stride, padding])
     }
 }
 

@@ -62,27 +62,25 @@ impl BatchNorm {
         if self.trains(&x) {
             return self.train(x, None, false);
         }
-        self.evaluate(x, None, false)
+        let [scale, shift] = self.line();
+        burn_kernels::scale_shift(x, scale, shift, None, false)
     }
 
-    /// `relu(forward(x) + residual)` in one operation, which rounds once.
-    pub(crate) fn forward_relu(&self, x: Tensor<4>, residual: Option<Tensor<4>>) -> Tensor<4> {
-        if self.trains(&x) { self.train(x, residual, true) } else { self.evaluate(x, residual, true) }
-    }
-
-    fn evaluate(&self, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
+    /// What each channel is multiplied by, and what is added, by the running statistics.
+    pub(crate) fn line(&self) -> [Tensor<1>; 2] {
         let (mean, var) = (self.running_mean.value(), self.running_var.value());
         let scale = self.weight.val() / (var + EPSILON).sqrt();
         let shift = self.bias.val() - mean * scale.clone();
-        burn_kernels::scale_shift(x, scale, shift, residual, relu)
+        [scale, shift]
     }
 
-    fn trains(&self, x: &Tensor<4>) -> bool {
+    pub(crate) fn trains(&self, x: &Tensor<4>) -> bool {
         x.device().is_autodiff() && self.training.is_enabled()
     }
 
-    /// Normalises by the batch, and moves the running statistics towards its own.
-    fn train(&self, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
+    /// Normalises by the batch, adds `residual` where there is one, applies ReLU if `relu`, and moves the running statistics
+    /// towards the batch's.
+    pub(crate) fn train(&self, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
         let [batch, height, width, _] = x.dims();
         let n = batch * height * width;
         assert!(n > 1, "batch norm needs more than one value a channel to train, got {:?}", x.dims());

@@ -55,7 +55,7 @@ impl ResNet {
     #[must_use]
     pub fn stem(&self, images: Tensor<4>) -> Tensor<4> {
         let images = images.permute([0, 2, 3, 1]);
-        self.config.stem().pool(self.bn1.forward_relu(self.conv1.forward(images), None))
+        self.config.stem().pool(self.conv1.forward_norm(images, &self.bn1, None, true))
     }
 
     /// Output of the last block to logits: global average, classifier.
