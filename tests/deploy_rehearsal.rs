@@ -127,6 +127,7 @@ impl Slurm {
                wait \"$pid\" || { s=$?; status=$((s > status ? s : status)); }\n\
              done; exit \"$status\"",
         );
+        slurm.bin.add("squeue", "echo RUNNING");
         // Slurm signals every process of a step, the ranks beside their launchers.
         let [a, b] = [0, 1].map(|node| slurm.machines.namespace(node));
         slurm.bin.add(
