@@ -200,7 +200,7 @@ fn a_secret_as_kubernetes_mounts_it_is_accepted() {
 /// The words of a run that says what it would do.
 const DRY: [&str; 3] = ["--preset", "imagenet18-16", "--dry-run"];
 /// What such a run of 32 ranks prints.
-const OF_32: &str = "images of 1000 classes, 32 ranks\n";
+const OF_32: &str = "images of 1,000 classes, 32 ranks\n";
 
 #[test]
 fn the_command_of_kubernetes_is_one_of_sprints() {
@@ -258,7 +258,8 @@ fn slurms_job_ends_as_its_step_does() {
         .output()
         .unwrap();
     let output = Output::of(output);
-    assert!(output.error(2).contains("--prset") || output.stderr.contains("--prset"), "{output:#?}");
+    assert_eq!(output.status, 2, "{output:#?}");
+    assert!(output.stderr.contains("--prset"), "{output:#?}");
     assert!(!output.stdout.contains("requeued"), "{output:#?}");
 }
 
