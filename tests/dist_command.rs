@@ -122,6 +122,24 @@ fn ranks_write_what_they_did_when_asked() {
 }
 
 #[test]
+fn a_launch_has_all_its_ranks_write_what_they_did() {
+    let temp = data();
+    let run = temp.path().join("run");
+    let endless = sets(&["phase.1.epochs=10000"]);
+    let launch = words(&["launch", "--nproc", "2", "--"]);
+    let launcher =
+        command([launch, tiny(&temp.path().join("data"), &run), endless].concat()).spawn().unwrap();
+    let rows = || fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    wait_until("the run does not begin", || rows().contains("\"step\":3,"));
+    kill_process(Pid::from_child(&launcher), Signal::USR1).unwrap();
+    let files = [0, 1].map(|rank| run.join(format!("flight/flight-{rank}.json")));
+    wait_until("no flight records come", || files.iter().all(|file| file.exists()));
+    kill_process(Pid::from_child(&launcher), Signal::TERM).unwrap();
+    let output = Output::of(launcher.wait_with_output().unwrap());
+    assert_eq!(output.status, 130, "{output:#?}");
+}
+
+#[test]
 fn a_launch_that_loses_a_rank_goes_on_from_the_checkpoint() {
     let temp = data();
     let words = |run: &str, launch: &[&str]| -> Vec<String> {

@@ -96,7 +96,9 @@ fn told_to_stop_it_saves_and_can_go_on() {
     let temp = data();
     let run = temp.path().join("run");
     let launcher = command(words(temp.path(), "run", &[]).into_iter().chain(endless())).spawn().unwrap();
-    rank_at_work(&launcher, &run);
+    let rank = rank_at_work(&launcher, &run);
+    // Slurm signals every process of a job, so the rank hears it twice: that is one wish.
+    kill_process(rank, Signal::TERM).unwrap();
     kill_process(pid(&launcher), Signal::TERM).unwrap();
     let output = Output::of(launcher.wait_with_output().unwrap());
     assert_eq!(output.status, 130, "{output:#?}");

@@ -312,6 +312,19 @@ fn a_rank_gets_one_sigterm_whoever_wants_it_to_end() {
 }
 
 #[test]
+fn a_wish_for_records_reaches_every_rank_and_ends_none() {
+    let script = "trap 'echo usr1' USR1; touch ready$R; await go";
+    let bench = Bench::new(2, script);
+    let running = bench.start();
+    wait_until("not ready", || bench.path("ready0").exists() && bench.path("ready1").exists());
+    running.stopper.record();
+    wait_until("no SIGUSR1", || bench.out().lines().count() == 2);
+    bench.touch("go");
+    assert_eq!(running.end().unwrap(), End::Done);
+    assert_eq!(sorted(&bench.out()), ["[0] usr1", "[1] usr1"]);
+}
+
+#[test]
 fn a_second_stop_ends_all_at_once() {
     let script = "trap '' TERM; tell pid$R $$; await never";
     let bench = Bench::new(2, script);

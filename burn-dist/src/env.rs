@@ -1,13 +1,13 @@
-//! Who this process is, from the variables that launchers set. Several may be set at once: the first of burn-dist's
-//! own, torchrun, Slurm, Open MPI, PMI (MPICH, Intel MPI) and Kubernetes' indexed jobs that is there is taken, and taken
-//! whole. Pure: variables come in as a function.
+//! Who this process is, from the variables that launchers set. Several may be set at once, for one launcher may have
+//! started another: the first of burn-dist's own, torchrun, Open MPI, Slurm, PMI (MPICH, Intel MPI) and Kubernetes'
+//! indexed jobs that is there is taken, and taken whole. Pure: variables come in as a function.
 //!
 //! | Launcher | Rank, world size | Rank 0's address and port |
 //! |---|---|---|
 //! | own | `BURN_DIST_RANK`, `BURN_DIST_WORLD_SIZE` (`_LOCAL_RANK`, `_LOCAL_WORLD_SIZE`) | `BURN_DIST_MASTER_ADDR`, `BURN_DIST_MASTER_PORT` |
 //! | torchrun | `RANK`, `WORLD_SIZE` (`LOCAL_RANK`, `LOCAL_WORLD_SIZE`) | `MASTER_ADDR`, `MASTER_PORT`; the port after it where torchrun's own store has that one |
-//! | Slurm | `SLURM_PROCID`, `SLURM_NTASKS` (`SLURM_LOCALID`, `SLURM_NTASKS_PER_NODE`) | the first node; 15000 and the job's last four digits |
 //! | Open MPI | `OMPI_COMM_WORLD_RANK`, `_SIZE` (`_LOCAL_RANK`, `_LOCAL_SIZE`) | `MASTER_ADDR`, port 29500 |
+//! | Slurm, a task of a step | `SLURM_PROCID`, `SLURM_NTASKS` (`SLURM_LOCALID`, `SLURM_STEP_TASKS_PER_NODE`) | the first node; 15000 and the job's last four digits |
 //! | PMI | `PMI_RANK`, `PMI_SIZE` (`MPI_LOCALRANKID`, `MPI_LOCALNRANKS`) | `MASTER_ADDR`, port 29500 |
 //! | Kubernetes | `JOB_COMPLETION_INDEX`, `WORLD_SIZE` | `MASTER_ADDR`, port 29500 |
 //!
@@ -31,6 +31,8 @@ mod tests;
 const DEFAULT_PORT: u16 = 29500;
 /// Slurm's jobs get a port from here on, as in Lightning.
 const SLURM_PORT_FIRST: u16 = 15000;
+/// Steps from here on are none that srun started: a batch script, a shell (`slurm.h`, SLURM_MAX_NORMAL_STEP_ID).
+const SLURM_SPECIAL_STEPS: u32 = 0xffff_fff0;
 
 /// Who a process is, where rank 0 is, and which start of the job this is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +73,7 @@ pub struct Identity {
 /// ```
 pub fn identity(vars: &dyn Fn(&str) -> Option<String>) -> Result<Option<Identity>> {
     let vars = Vars(vars);
-    for launcher in [own, torchrun, slurm, open_mpi, pmi, kubernetes] {
+    for launcher in [own, torchrun, open_mpi, slurm, pmi, kubernetes] {
         if let Some(launched) = launcher(&vars)? {
             return launched.identity(&vars).map(Some);
         }
@@ -242,8 +244,8 @@ fn torchrun(vars: &Vars<'_>) -> Result<Option<Launched>> {
 }
 
 fn slurm(vars: &Vars<'_>) -> Result<Option<Launched>> {
-    // A shell in an allocation has a task's variables too; what is started there is no task of a job.
-    if matches!(vars.text("SLURM_JOB_NAME").as_deref(), Some("bash" | "interactive")) {
+    // What is started in a shell of an allocation, or by Slurm for another launcher, is no task of a job.
+    if !is_task(vars)? || is_started_by_pmi(vars)? {
         return Ok(None);
     }
     let nodes =
@@ -273,11 +275,48 @@ fn slurm(vars: &Vars<'_>) -> Result<Option<Launched>> {
         rank: vars.needed("SLURM_PROCID")?,
         world_size: vars.needed("SLURM_NTASKS")?,
         local_rank: vars.number("SLURM_LOCALID")?,
-        local_world_size: vars.number("SLURM_NTASKS_PER_NODE")?,
+        local_world_size: tasks_here(vars)?,
         master_addr: if needs_address { first_node()? } else { vars.text("MASTER_ADDR") },
         master_port: port,
         generation: vars.number("SLURM_RESTART_COUNT")?.unwrap_or(0),
     }))
+}
+
+/// Whether srun started this process as a task. Batch scripts and shells have a task's variables too.
+fn is_task(vars: &Vars<'_>) -> Result<bool> {
+    if matches!(vars.text("SLURM_JOB_NAME").as_deref(), Some("bash" | "interactive")) {
+        return Ok(false);
+    }
+    match vars.number("SLURM_STEP_ID")? {
+        Some(step) => Ok(step < SLURM_SPECIAL_STEPS),
+        // A batch script: one process, unless it was to be many.
+        None => match (vars.text("SLURM_PROCID"), vars.number("SLURM_NTASKS")?) {
+            (Some(_), Some(tasks)) if tasks > 1 => Err(DistError::config(format!(
+                "SLURM_NTASKS is {tasks}, but this process is the batch script's, not one of them: put srun before the \
+                 command, or unset SLURM_NTASKS for a single process"
+            ))),
+            _ => Ok(false),
+        },
+    }
+}
+
+/// Whether Slurm started only the proxies of an MPI, and these started this process. Where Slurm speaks PMI itself, the
+/// numbers agree.
+fn is_started_by_pmi(vars: &Vars<'_>) -> Result<bool> {
+    let [rank, size, task, tasks] =
+        ["PMI_RANK", "PMI_SIZE", "SLURM_PROCID", "SLURM_NTASKS"].map(|name| vars.number(name));
+    Ok(matches!((rank?, size?), (Some(rank), Some(size)) if (Some(rank), Some(size)) != (task?, tasks?)))
+}
+
+/// The tasks on this node: srun may have dealt them out unevenly.
+fn tasks_here(vars: &Vars<'_>) -> Result<Option<u32>> {
+    let name = "SLURM_STEP_TASKS_PER_NODE";
+    match (vars.text(name), vars.number("SLURM_NODEID")?) {
+        (Some(list), Some(node)) => nodes::tasks_on(&list, node)
+            .map(Some)
+            .ok_or_else(|| DistError::config(format!("{name} is {list:?}: expected tasks on node {node}"))),
+        _ => vars.number("SLURM_NTASKS_PER_NODE"),
+    }
 }
 
 fn open_mpi(vars: &Vars<'_>) -> Result<Option<Launched>> {

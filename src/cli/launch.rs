@@ -1,19 +1,20 @@
 //! `sprint launch`: the words of a launch, and those that its ranks need beyond what the user gave.
 
-use std::{env, ffi::OsString, iter, path::Path, time::Duration};
+use std::{env, ffi::OsString, io, iter, path::Path, thread, time::Duration};
 
 use clap::Parser;
+use signal_hook::{consts::SIGUSR1, iterator::Signals};
 
 use super::{Command, Words, run_folder, train};
 use crate::{
-    cluster::{End, Launch, Layout, stopper},
+    cluster::{End, Launch, Layout, Stopper, stopper},
     error::{Error, Result},
 };
 
 /// Train on several processes: N on this machine, as its share of those on M machines.
 ///
 /// Every line that a rank prints has its number before it. When one fails all end, and the first cause is told.
-/// Ctrl-C and SIGTERM save the state and end all ranks.
+/// Ctrl-C and SIGTERM save the state and end all ranks; SIGUSR1 has them write down what they did last.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, override_usage = "sprint launch [OPTIONS] -- train ...")]
 pub(super) struct Args {
@@ -94,9 +95,18 @@ pub(super) fn launch(args: Args) -> Result<()> {
 /// Runs the ranks to their end, or until Ctrl-C or SIGTERM; whether it was that.
 pub(super) fn stopped_by_signal(launch: &Launch) -> Result<bool> {
     let (stopper, stops) = stopper();
+    record_on_signal(stopper.clone())?;
     ctrlc::set_handler(move || stopper.stop())
         .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(launch.run(stops)? == End::Stopped)
+}
+
+/// Passes SIGUSR1 on. Not heeded, it would end the launcher, and with it the ranks.
+fn record_on_signal(stopper: Stopper) -> Result<()> {
+    let listen = |error: io::Error| Error::run(format!("cannot listen for SIGUSR1: {error}"));
+    let mut signals = Signals::new([SIGUSR1]).map_err(listen)?;
+    let pass_on = move || signals.forever().for_each(|_| stopper.record());
+    thread::Builder::new().name("records".into()).spawn(pass_on).map(drop).map_err(listen)
 }
 
 /// What the words after `--` say, if they are to train. A slip in them is told once, here, and not by every rank.

@@ -16,11 +16,15 @@ mod report;
 mod run_folder;
 mod train;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use signal_hook::consts::SIGUSR1;
 
-use crate::{cluster::end_with_launcher, error::Error};
+use crate::{
+    cluster::{end_with_launcher, has_launcher},
+    error::Error,
+};
 
 /// Train image classifiers on a cluster in minutes.
 ///
@@ -69,6 +73,10 @@ pub fn main() -> ExitCode {
     if let Err(error) = end_with_launcher() {
         eprintln!("error: {error}");
         return ExitCode::from(error.exit_status());
+    }
+    if has_launcher() {
+        // Until a rank listens for it, it means nothing: on its own, it would end the process.
+        let _ = signal_hook::flag::register(SIGUSR1, Arc::default());
     }
     let words = match Words::try_parse() {
         Ok(words) => words,

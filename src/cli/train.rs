@@ -11,7 +11,7 @@ use signal_hook::{consts::SIGUSR1, iterator::Signals};
 
 use super::{device, dry_run, run_folder};
 use crate::{
-    cluster::Price,
+    cluster::{Price, has_launcher},
     config::{
         ClusterConfig, DataFacts, Plan, Sources, TrainConfig, beside_plan, scale_epochs,
         set_global_batch_size,
@@ -288,15 +288,20 @@ pub(super) fn to_toml(config: &TrainConfig) -> Result<String> {
 }
 
 /// The flag that Ctrl-C and SIGTERM set; a second one ends the process at once.
+///
+/// A rank of `sprint launch` leaves that to its launcher: Slurm signals every process of a job, so such a rank hears of
+/// one wish twice, from Slurm and from the launcher, and would end with nothing saved.
 fn stop_on_signal(tells: bool) -> Result<&'static Stop> {
     static STOP: Stop = Stop::new();
-    ctrlc::set_handler(move || {
-        if STOP.request() {
-            std::process::exit(130);
-        }
-        if tells {
+    let is_alone = !has_launcher();
+    ctrlc::set_handler(move || match STOP.request() {
+        true if is_alone => std::process::exit(130),
+        true => {}
+        false if tells && is_alone => {
             eprintln!("stopping after this step; once more to stop at once, without saving");
         }
+        false if tells => eprintln!("stopping after this step"),
+        false => {}
     })
     .map_err(|error| Error::run(format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(&STOP)

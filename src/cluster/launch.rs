@@ -111,7 +111,7 @@ pub fn stopper() -> (Stopper, Stops) {
 #[derive(Debug)]
 pub struct Stops(Sender<Event>, Receiver<Event>);
 
-/// The user's way to stop a launch.
+/// The user's way to stop a launch, and to ask what it does.
 #[derive(Debug, Clone)]
 pub struct Stopper(Sender<Event>);
 
@@ -120,6 +120,12 @@ impl Stopper {
     pub fn stop(&self) {
         // It fails when the launch is over, which is what was asked for.
         let _ = self.0.send(Event::Stop);
+    }
+
+    /// Passes SIGUSR1 on to all ranks, on which those that train write down what they did last.
+    pub fn record(&self) {
+        // It fails when the launch is over, and then there is nothing to write down.
+        let _ = self.0.send(Event::Record);
     }
 }
 
@@ -211,6 +217,7 @@ impl Attempt {
                     ranks.terminate();
                     launch.streams.tell("stopping all ranks; once more to end them at once");
                 }
+                Some(Event::Record) => ranks.record(),
                 Some(Event::Ended { generation, local, how, at }) if generation == ranks.generation() => {
                     let rank = launch.layout.rank(local as u32);
                     ranks.ended(local, how, at);

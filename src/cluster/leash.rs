@@ -14,11 +14,16 @@ use super::{launch::LaunchError, layout::LAUNCHER_PID};
 /// # Errors
 /// [`LaunchError::Orphan`] if the launcher is dead already.
 pub fn end_with_launcher() -> Result<(), LaunchError> {
-    let launcher = env::var(LAUNCHER_PID).ok().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
-    match launcher {
-        Some(launcher) => bind_to(launcher),
-        None => Ok(()),
-    }
+    launcher().map_or(Ok(()), bind_to)
+}
+
+/// Whether a [`Launch`](super::Launch) started this process as a rank, and so ends it if need be.
+pub fn has_launcher() -> bool {
+    launcher().is_some_and(|launcher| getppid() == Some(launcher))
+}
+
+fn launcher() -> Option<Pid> {
+    env::var(LAUNCHER_PID).ok().and_then(|pid| Pid::from_raw(pid.parse().ok()?))
 }
 
 fn bind_to(launcher: Pid) -> Result<(), LaunchError> {

@@ -14,5 +14,5 @@ mod ranks;
 pub use cost::{Cost, Price, PriceError};
 pub use launch::{End, Launch, LaunchError, Stopper, Stops, stopper};
 pub use layout::Layout;
-pub use leash::end_with_launcher;
+pub use leash::{end_with_launcher, has_launcher};
 pub use output::{Sink, Streams};

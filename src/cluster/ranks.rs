@@ -33,6 +33,8 @@ pub(super) enum Event {
     Closed { generation: u32, local: usize, error: Option<String> },
     /// The user wants the run to stop.
     Stop,
+    /// The user wants to know what the ranks did last.
+    Record,
 }
 
 struct Process {
@@ -163,6 +165,11 @@ impl Ranks {
             self.terminated = true;
             self.signal(Signal::TERM);
         }
+    }
+
+    /// Has all that still run write down what they did last.
+    pub(super) fn record(&self) {
+        self.signal(Signal::USR1);
     }
 
     pub(super) fn killed(&self) -> bool {

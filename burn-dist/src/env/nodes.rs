@@ -1,4 +1,5 @@
-//! Slurm's node lists: `gnode[01-03,10],other` (`man scontrol`, HOSTLIST EXPRESSIONS). Pure.
+//! Slurm's lists: of nodes, `gnode[01-03,10],other` (`man scontrol`, HOSTLIST EXPRESSIONS), and of the tasks on each,
+//! `2(x3),1` (`man srun`, SLURM_STEP_TASKS_PER_NODE). Pure.
 
 /// Longest name that a node has: RFC 1035.
 const MAX_NAME_BYTES: usize = 255;
@@ -94,4 +95,21 @@ fn numbers(ranges: &str, numbers_max: usize) -> Result<Vec<String>, BadNodes> {
         numbers.extend((begin..=end).take(room).map(|number| format!("{number:0width$}")));
     }
     Ok(numbers)
+}
+
+/// The tasks on the `node`-th node of a list like `2(x3),1`, which is 2 on nodes 0 to 2 and 1 on node 3; `None` if it
+/// says nothing of that node.
+pub(super) fn tasks_on(list: &str, node: u32) -> Option<u32> {
+    let mut before = 0_u32;
+    for part in list.split(',') {
+        let (tasks, repeat) = match part.split_once("(x") {
+            Some((tasks, repeat)) => (tasks, repeat.strip_suffix(')')?.parse().ok()?),
+            None => (part, 1),
+        };
+        before = before.checked_add(repeat)?;
+        if node < before {
+            return tasks.parse().ok();
+        }
+    }
+    None
 }

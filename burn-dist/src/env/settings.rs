@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::Read,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -50,7 +50,7 @@ impl Config {
     ///
     /// | `BURN_DIST_` | |
     /// |---|---|
-    /// | `SECRET_FILE`, `SECRET` | What all ranks prove to each other to have; the file readable by its owner only. |
+    /// | `SECRET_FILE`, `SECRET` | What all ranks prove to each other to have; the file readable by its owner only, or root's and readable by a group. |
     /// | `INSECURE=1` | No secret, on any network. |
     /// | `TLS_CA`, `TLS_CERT`, `TLS_KEY` | Mutual TLS 1.3: PEM files. |
     /// | `IFNAME` | Interfaces to use; `NCCL_SOCKET_IFNAME` and `GLOO_SOCKET_IFNAME` are read too. |
@@ -140,8 +140,9 @@ pub(crate) fn secret_file(path: &Path) -> Result<Vec<u8>> {
         return Err(wrong(&"not a file"));
     }
     let file = File::open(path).map_err(|error| wrong(&error))?;
-    let mode = file.metadata().map_err(|error| wrong(&error))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let metadata = file.metadata().map_err(|error| wrong(&error))?;
+    let mode = metadata.mode() & 0o777;
+    if is_open_to_others(metadata.uid(), mode) {
         return Err(wrong(&format!("others than its owner may read it (mode {mode:03o}): chmod 600")));
     }
     let mut secret = Vec::new();
@@ -153,6 +154,13 @@ pub(crate) fn secret_file(path: &Path) -> Result<Vec<u8>> {
         secret.pop();
     }
     if secret.is_empty() { Err(wrong(&"empty")) } else { Ok(secret) }
+}
+
+/// Whether a file of the user `uid` is open to more than its owner. What root owns may be read by a group, which is how
+/// the system hands out secrets that are not the user's own files: Kubernetes' volumes do with `fsGroup`. PostgreSQL
+/// has the same rule for its keys.
+pub(super) fn is_open_to_others(uid: u32, mode: u32) -> bool {
+    mode & if uid == 0 { 0o037 } else { 0o077 } != 0
 }
 
 fn tls(vars: &Vars<'_>) -> Result<Option<TlsFiles>> {

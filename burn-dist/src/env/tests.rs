@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    nodes::{BadNodes, expand},
+    nodes::{BadNodes, expand, tasks_on},
     *,
 };
 use crate::config::{Config, Trust, Wire};
@@ -30,7 +30,10 @@ const TORCHRUN: [(&str, &str); 7] = [
     ("MASTER_PORT", "29400"),
     ("TORCHELASTIC_RESTART_COUNT", "2"),
 ];
-const SLURM: [(&str, &str); 6] = [
+const SLURM: [(&str, &str); 9] = [
+    ("SLURM_STEP_ID", "0"),
+    ("SLURM_NODEID", "1"),
+    ("SLURM_STEP_TASKS_PER_NODE", "1,3"),
     ("SLURM_PROCID", "3"),
     ("SLURM_NTASKS", "4"),
     ("SLURM_LOCALID", "1"),
@@ -77,7 +80,7 @@ fn torchruns_own_store_keeps_its_port() {
 fn slurms_first_node_is_rank_0s() {
     let identity = found(&SLURM);
     assert_eq!(place(&identity), placed("Slurm", "3 of 4", "gnode07:19567"));
-    assert_eq!((identity.local_rank, identity.generation), (Some(1), 1));
+    assert_eq!((identity.local_rank, identity.local_world_size, identity.generation), (Some(1), Some(3), 1));
     let with = |more: &[(&'static str, &'static str)]| place(&found(&[SLURM.as_slice(), more].concat()));
     assert_eq!(with(&[("MASTER_ADDR", "b")]), placed("Slurm", "3 of 4", "b:19567"));
     assert_eq!(with(&[("MASTER_PORT", "7")]), placed("Slurm", "3 of 4", "gnode07:7"));
@@ -86,7 +89,47 @@ fn slurms_first_node_is_rank_0s() {
 
 #[test]
 fn a_shell_in_an_allocation_is_no_task() {
-    assert_eq!(said(&[SLURM.as_slice(), &[("SLURM_JOB_NAME", "interactive")]].concat()).unwrap(), None);
+    let said_of = |name, value| said(&[SLURM.as_slice(), &[(name, value)]].concat()).unwrap();
+    assert_eq!(said_of("SLURM_JOB_NAME", "interactive"), None);
+    assert_eq!(said_of("SLURM_JOB_NAME", "bash"), None);
+    // salloc's own step, whatever the job's name.
+    assert_eq!(said_of("SLURM_STEP_ID", "4294967290"), None);
+    assert!(said_of("SLURM_STEP_ID", "7").is_some());
+}
+
+/// As sbatch sets them: without `--ntasks`, and with it.
+#[test]
+fn a_batch_script_is_a_single_process_or_lacks_srun() {
+    let batch = [("SLURM_JOB_ID", "2"), ("SLURM_PROCID", "0"), ("SLURM_NODEID", "0"), ("SLURM_LOCALID", "0")];
+    assert_eq!(said(&batch).unwrap(), None);
+    assert_eq!(said(&[batch.as_slice(), &[("SLURM_NTASKS", "1")]].concat()).unwrap(), None);
+    let why = refused(&[batch.as_slice(), &[("SLURM_NTASKS", "8")]].concat());
+    assert!(why.contains("SLURM_NTASKS is 8") && why.contains("srun"), "{why}");
+}
+
+#[test]
+fn tasks_are_counted_node_by_node() {
+    let on = |list| (0..5).map(|node| tasks_on(list, node)).collect::<Vec<_>>();
+    assert_eq!(on("2(x3),1"), [Some(2), Some(2), Some(2), Some(1), None]);
+    assert_eq!(on("4"), [Some(4), None, None, None, None]);
+    for wrong in ["", "x", "2(x", "2(x)", "2(3)", "(x2)"] {
+        assert_eq!(tasks_on(wrong, 0), None, "{wrong}");
+    }
+    assert_eq!(tasks_on("1(x4294967295),1", 4_294_967_295), None);
+    let why = refused(&[SLURM.as_slice(), &[("SLURM_NODEID", "2")]].concat());
+    assert!(why.contains("SLURM_STEP_TASKS_PER_NODE is \"1,3\""), "{why}");
+}
+
+/// mpirun in an allocation starts its ranks through srun, and srun may itself speak to an MPI.
+#[test]
+fn a_launcher_that_slurm_started_goes_before_slurm() {
+    let with = |more: &[(&'static str, &'static str)]| found(&[SLURM.as_slice(), more].concat());
+    let ompi = [("OMPI_COMM_WORLD_RANK", "6"), ("OMPI_COMM_WORLD_SIZE", "8"), ("MASTER_ADDR", "a")];
+    assert_eq!(place(&with(&ompi)), placed("Open MPI", "6 of 8", "a:29500"));
+    let hydra = [("PMI_RANK", "6"), ("PMI_SIZE", "8"), ("MASTER_ADDR", "a")];
+    assert_eq!(place(&with(&hydra)), placed("PMI", "6 of 8", "a:29500"));
+    let srun = [("PMI_RANK", "3"), ("PMI_SIZE", "4")];
+    assert_eq!(place(&with(&srun)), placed("Slurm", "3 of 4", "gnode07:19567"));
 }
 
 #[test]
@@ -106,7 +149,7 @@ fn mpi_and_kubernetes_need_to_be_told_where_rank_0_is() {
 
 #[test]
 fn the_first_launcher_is_taken_whole() {
-    let pmi = [("PMI_RANK", "1"), ("PMI_SIZE", "8")];
+    let pmi = [("PMI_RANK", "3"), ("PMI_SIZE", "4")];
     let both = [SLURM.as_slice(), &TORCHRUN, &pmi].concat();
     assert_eq!(place(&found(&both)), placed("torchrun", "5 of 8", "node0:29400"));
     let all = [both.as_slice(), &OWN].concat();
@@ -261,7 +304,7 @@ fn a_secret_others_may_read_is_refused() {
     };
     assert_eq!(try_it(b"hush\r\n", 0o600).unwrap(), Trust::Secret(b"hush".to_vec()));
     assert_eq!(try_it(b"hush", 0o400).unwrap(), Trust::Secret(b"hush".to_vec()));
-    for mode in [0o640, 0o604, 0o620, 0o601] {
+    for mode in [0o604, 0o620, 0o601, 0o660] {
         let error = try_it(b"hush", mode).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");
     }
@@ -269,4 +312,20 @@ fn a_secret_others_may_read_is_refused() {
     assert!(try_it(&[b'a'; 4097], 0o600).unwrap_err().to_string().contains("longer than 4096"));
     std::fs::remove_file(&path).unwrap();
     assert!(config(&[("BURN_DIST_SECRET_FILE", path.to_str().unwrap())]).is_err());
+}
+
+#[test]
+fn a_group_may_read_what_is_roots() {
+    use super::settings::is_open_to_others;
+    for (uid, mode, is_open) in [
+        (1000, 0o600, false),
+        (1000, 0o400, false),
+        (1000, 0o440, true),
+        (0, 0o440, false),
+        (0, 0o640, false),
+        (0, 0o660, true),
+        (0, 0o444, true),
+    ] {
+        assert_eq!(is_open_to_others(uid, mode), is_open, "{uid} {mode:o}");
+    }
 }
