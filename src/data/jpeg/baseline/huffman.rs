@@ -1,0 +1,330 @@
+//! Entropy-coded data of a baseline JPEG: Huffman codes to coefficients, or past them.
+//!
+//! Nearly all of a photo's decoding time goes here, so a code and the bits of its value are found by one look into a table,
+//! and what lies outside of the wanted part is stepped over, several values at a look. Source: ITU-T T.81, annexes C and F.
+
+/// The bits of a look for a value of the first kind (DC), and of the others (AC).
+const LOOK: u32 = 10;
+/// The bits of a look that steps over values.
+const STEP_LOOK: u32 = 11;
+/// The longest code.
+const LONGEST: usize = 16;
+/// More bits than any value of 8-bit samples has; twice a code and so many are less than [`Bits::refill`] gives.
+const MAX_VALUE_BITS: u8 = 11;
+/// How far the end of a block's values leads: more than any run.
+const TO_THE_END: u8 = 128;
+/// The place of the first coefficient that a block does not have.
+pub(super) const BLOCK: usize = 64;
+
+/// A block's coefficients, row by row, and room for the places behind them that an end leads to.
+pub(super) type Coefficients = [i16; 256];
+
+/// Where in its block each coefficient of the zigzag order lies (figure A.6); behind the last one, the first place that no
+/// block has.
+pub(super) const NATURAL: [u8; 256] = {
+    let mut natural = [BLOCK as u8; 256];
+    let (mut row, mut column, mut place) = (0, 0, 0);
+    while place < BLOCK {
+        natural[place] = row * 8 + column;
+        if (row + column) % 2 == 0 {
+            match (row, column) {
+                (_, 7) => row += 1,
+                (0, _) => column += 1,
+                _ => (row, column) = (row - 1, column + 1),
+            }
+        } else {
+            match (row, column) {
+                (7, _) => column += 1,
+                (_, 0) => row += 1,
+                _ => (row, column) = (row + 1, column - 1),
+            }
+        }
+        place += 1;
+    }
+    natural
+};
+
+/// What one code says, in a number, so that a look costs one load: the bits of the code and of the value behind it
+/// together (where a shift takes them from), those of the code from bit 8 on, those of the value from 16, and from 24 on how
+/// far its place is from the last one's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Code(u32);
+
+impl Code {
+    const NONE: Self = Self(0);
+
+    fn new(bits: usize, value_bits: u8, advance: u8) -> Self {
+        let bits = bits as u32;
+        Self(bits + u32::from(value_bits) | bits << 8 | u32::from(value_bits) << 16 | u32::from(advance) << 24)
+    }
+
+    #[inline(always)]
+    fn all_bits(self) -> u32 {
+        self.0 & 63
+    }
+
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        self.0 >> 8 & 63
+    }
+
+    #[inline(always)]
+    fn value_bits(self) -> u32 {
+        self.0 >> 16 & 31
+    }
+
+    #[inline(always)]
+    fn advance(self) -> usize {
+        (self.0 >> 24) as usize
+    }
+}
+
+/// Of several codes in a row: all their bits, and from bit 8 on how far they lead.
+#[derive(Debug, Clone, Copy, Default)]
+struct Step(u16);
+
+/// A table of codes, of one of the two kinds.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// By the next [`LOOK`] bits; 0 bits where the code is longer or there is none.
+    codes: Box<[Code; 1 << LOOK]>,
+    /// By the next [`STEP_LOOK`] bits.
+    steps: Box<[Step; 1 << STEP_LOOK]>,
+    has_steps: bool,
+    /// Of each length: the first number of 16 bits that does not begin with a code of it or a shorter one.
+    ends: [u32; LONGEST + 1],
+    /// Of each length: what a code is to be added to for its place in `symbols`.
+    offsets: [i32; LONGEST + 1],
+    symbols: Vec<u8>,
+    is_dc: bool,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            codes: Box::new([Code::NONE; 1 << LOOK]),
+            steps: Box::new([Step::default(); 1 << STEP_LOOK]),
+            has_steps: false,
+            ends: [0; LONGEST + 1],
+            offsets: [0; LONGEST + 1],
+            symbols: Vec::new(),
+            is_dc: false,
+        }
+    }
+}
+
+impl Table {
+    /// Takes what a file defines: the numbers of codes of 1 to 16 bits, and their symbols. False for what is no table, or
+    /// one for larger samples.
+    pub(super) fn set(&mut self, is_dc: bool, counts: &[u8; LONGEST], symbols: &[u8]) -> bool {
+        self.codes.fill(Code::NONE);
+        self.has_steps = false;
+        self.is_dc = is_dc;
+        self.symbols.clear();
+        self.symbols.extend_from_slice(symbols);
+        let (mut code, mut place) = (0_u32, 0_usize);
+        for bits in 1..=LONGEST {
+            self.offsets[bits] = place as i32 - code as i32;
+            for _ in 0..counts[bits - 1] {
+                let Some(&symbol) = symbols.get(place) else { return false };
+                if code >> bits != 0 || symbol & 15 > MAX_VALUE_BITS || is_dc && symbol > MAX_VALUE_BITS {
+                    return false;
+                }
+                if let Some(spare) = LOOK.checked_sub(bits as u32) {
+                    let first = (code << spare) as usize;
+                    let meaning = self.meaning(bits, symbol);
+                    self.codes[first..first + (1 << spare)].fill(meaning);
+                }
+                code += 1;
+                place += 1;
+            }
+            self.ends[bits] = code << (LONGEST - bits);
+            code <<= 1;
+        }
+        true
+    }
+
+    fn meaning(&self, bits: usize, symbol: u8) -> Code {
+        let advance = match symbol {
+            0 if !self.is_dc => TO_THE_END,
+            _ => (symbol >> 4) + 1,
+        };
+        Code::new(bits, symbol & 15, advance)
+    }
+
+    /// A code that is longer than a look, at the front of `window`; `None` if there is none.
+    #[cold]
+    fn long_code(&self, window: u64) -> Option<Code> {
+        let next = (window >> (64 - LONGEST)) as u32;
+        let bits = (LOOK as usize + 1..=LONGEST).find(|&bits| next < self.ends[bits])?;
+        let place = (next >> (LONGEST - bits)) as i32 + self.offsets[bits];
+        self.symbols.get(usize::try_from(place).ok()?).map(|&symbol| self.meaning(bits, symbol))
+    }
+
+    #[inline(always)]
+    fn code(&self, window: u64) -> Result<Code, Wrong> {
+        match self.codes[(window >> (64 - LOOK)) as usize] {
+            Code::NONE => self.long_code(window).ok_or(Wrong::NoCode),
+            code => Ok(code),
+        }
+    }
+
+    /// Makes ready for [`Bits::step`]: it costs as much as some hundred blocks.
+    pub(super) fn make_steps(&mut self) {
+        if std::mem::replace(&mut self.has_steps, true) {
+            return;
+        }
+        for (bits, step) in self.steps.iter_mut().enumerate() {
+            let window = bits as u32;
+            let (mut bits, mut advance) = (0, 0);
+            while bits < STEP_LOOK {
+                let rest = window << bits & ((1 << STEP_LOOK) - 1);
+                let code = self.codes[(rest >> (STEP_LOOK - LOOK)) as usize];
+                let is_end = code.advance() == usize::from(TO_THE_END);
+                let is_whole = code != Code::NONE && bits + code.bits() <= STEP_LOOK;
+                if !is_whole || !is_end && advance + code.advance() >= BLOCK {
+                    break;
+                }
+                bits += code.all_bits();
+                advance += code.advance();
+                if is_end {
+                    break;
+                }
+            }
+            *step = Step(bits as u16 | (advance as u16) << 8);
+        }
+    }
+}
+
+/// Bits without the zeros that are stuffed behind 0xFF, from the first one on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bits<'a> {
+    data: &'a [u8],
+    at: usize,
+    window: u64,
+    count: u32,
+}
+
+/// What is wrong with the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrong {
+    NoCode,
+    PastTheBlock,
+    TooShort,
+}
+
+impl Wrong {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::NoCode => "its data have a code that is none",
+            Self::PastTheBlock => "its data have a value past the end of a block",
+            Self::TooShort => "its data end before the picture does",
+        }
+    }
+}
+
+impl<'a> Bits<'a> {
+    pub(super) fn of(data: &'a [u8]) -> Self {
+        Self { data, at: 0, window: 0, count: 0 }
+    }
+
+    /// Whether more was taken than there is: behind the data come zeros.
+    pub(super) fn is_past_the_end(&self) -> bool {
+        self.at * 8 > self.data.len() * 8 + self.count as usize
+    }
+
+    /// Lets `window` begin with at least 56 bits of the data.
+    #[inline(always)]
+    fn refill(&mut self) {
+        let next = match self.data.get(self.at..).and_then(<[u8]>::first_chunk) {
+            Some(bytes) => u64::from_be_bytes(*bytes),
+            None => last_bytes(self.data, self.at),
+        };
+        self.window |= next >> (self.count & 63);
+        self.at += ((63 - self.count) >> 3) as usize;
+        self.count |= 56;
+    }
+
+    #[inline(always)]
+    fn take(&mut self, bits: u32) {
+        self.window <<= bits & 63;
+        self.count = self.count.wrapping_sub(bits & 63);
+    }
+
+    /// The number of a code's value, which follows the code (F.2.2.1, EXTEND).
+    #[inline(always)]
+    fn value(&self, code: Code) -> i32 {
+        let behind = self.window << code.bits();
+        let number = (behind >> 1 >> (63 - code.value_bits())) as i32;
+        // A value that begins with 0 is negative.
+        let below = !((behind as i64) >> 63) as i32;
+        number - (below & ((1 << code.value_bits()) - 1))
+    }
+
+    /// How a block's first coefficient differs from the last block's.
+    #[inline(always)]
+    pub(super) fn difference(&mut self, table: &Table) -> Result<i32, Wrong> {
+        self.refill();
+        let code = table.code(self.window)?;
+        let value = self.value(code);
+        self.take(code.all_bits());
+        Ok(value)
+    }
+
+    /// The block's other coefficients, each to its place; those that are 0 are not written. Returns whether there was any.
+    #[inline(always)]
+    pub(super) fn block(&mut self, table: &Table, into: &mut Coefficients) -> Result<bool, Wrong> {
+        let mut bits = *self;
+        let mut place = 0_usize;
+        while place < BLOCK - 1 {
+            bits.refill();
+            for _ in 0..2 {
+                let code = table.code(bits.window)?;
+                place += code.advance();
+                into[usize::from(NATURAL[place & 255])] = bits.value(code) as i16;
+                bits.take(code.all_bits());
+                if place >= BLOCK - 1 {
+                    break;
+                }
+            }
+        }
+        *self = bits;
+        match place {
+            63 => Ok(true),
+            64..128 => Err(Wrong::PastTheBlock),
+            place => Ok(place > 128),
+        }
+    }
+
+    /// Steps over the block's other coefficients; of a table with steps.
+    #[inline(always)]
+    pub(super) fn step(&mut self, table: &Table) -> Result<(), Wrong> {
+        let mut bits = *self;
+        let mut place = 0_usize;
+        while place < BLOCK - 1 {
+            bits.refill();
+            let Step(step) = table.steps[(bits.window >> (64 - STEP_LOOK)) as usize];
+            let advance = usize::from(step >> 8);
+            let reached = place + (advance & usize::from(TO_THE_END - 1));
+            if step == 0 || reached >= BLOCK - 1 {
+                // A long code, or perhaps some of the next block's: one at a time.
+                let code = table.code(bits.window)?;
+                place += code.advance();
+                bits.take(code.all_bits());
+            } else {
+                place += advance;
+                bits.take(u32::from(step));
+            }
+        }
+        *self = bits;
+        if (BLOCK..usize::from(TO_THE_END)).contains(&place) { Err(Wrong::PastTheBlock) } else { Ok(()) }
+    }
+}
+
+#[cold]
+fn last_bytes(data: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    let rest = data.get(at..).unwrap_or_default();
+    bytes[..rest.len()].copy_from_slice(rest);
+    u64::from_be_bytes(bytes)
+}
