@@ -66,7 +66,8 @@ fn main() -> Result<()> {
     let targets = Tensor::<1, Int>::from_data(TensorData::from(targets.as_slice()), &device);
 
     let optimizer = OptimizerConfig::default();
-    let (mut ddp, mut model) = DataParallel::new(Communicator::single(), model, DataParallelConfig::default())?;
+    let (mut ddp, mut model) =
+        DataParallel::new(Communicator::single(), model, DataParallelConfig::default())?;
     let mut sgd = train::Optimizer::new(&optimizer, &model);
     // A rate at which nothing moves far: what is timed is the work.
     let (lr, config) = (1e-4, StepConfig::new(&optimizer, 1.0));

@@ -15,15 +15,18 @@ mod idct;
 use std::ops::Range;
 
 use bytemuck::cast;
-use pulp::x86::V3;
+use pulp::{NullaryFnOnce, x86::V3};
 
 use self::{
     colors::CoarseRow,
     huffman::{BLOCK, Bits, NATURAL, Table, Wrong},
     idct::Factors,
 };
-use super::{Frame, Segment, Segments, START_OF_SCAN};
+use super::{Frame, START_OF_SCAN, Segment, Segments};
 use crate::data::{crop::CropBox, picture::Channels};
+
+/// Larger pictures are not decoded here, for their planes' memory: as much again as that of their pixels.
+const MAX_PIXELS: usize = 1 << 25;
 
 /// The side of a block, in samples.
 const SIDE: usize = 8;
@@ -81,8 +84,9 @@ impl Decoder {
     /// Takes the headers of a file whose frame is `frame`. Returns where the coded data begin, or `None` for what is not
     /// decoded here.
     pub(super) fn headers(&mut self, file: &[u8], frame: &Frame) -> Option<usize> {
-        // A picture so narrow that libjpeg does not interpolate its colors.
-        if frame.has_restarts || frame.unit.0 > SIDE && frame.width < 2 * SIDE {
+        // So narrow that libjpeg does not interpolate colors.
+        let is_narrow = frame.unit.0 > SIDE && frame.width < 2 * SIDE;
+        if frame.has_restarts || is_narrow || frame.width * frame.height > MAX_PIXELS {
             return None;
         }
         self.components.clear();
@@ -101,7 +105,8 @@ impl Decoder {
                 }
                 START_OF_SCAN => {
                     let (components, [0, 63, 0]) = content.get(1..)?.split_last_chunk()? else { return None };
-                    for (component, &[_, tables]) in self.components.iter_mut().zip(components.as_chunks().0) {
+                    for (component, &[_, tables]) in self.components.iter_mut().zip(components.as_chunks().0)
+                    {
                         (component.dc, component.ac) = (usize::from(tables >> 4), usize::from(tables & 15));
                         let is_defined = *has_factors.get(component.factors)?
                             && *has_tables[0].get(component.dc)?
@@ -163,6 +168,11 @@ impl Decoder {
         pixels: &mut [u8],
     ) -> Result<(), &'static str> {
         let units = Units::around(frame, part);
+        let num_units = units.num_columns * (units.rows.end - 1) + units.columns.end;
+        // Before memory is taken: a block has a code for its first coefficient and one for its end.
+        if data.len() * 4 < num_units * self.components.len() {
+            return Err(Wrong::TooShort.reason());
+        }
         let size = units.columns.len() * units.rows.len() * SIDE * SIDE;
         for (component, plane) in self.components.iter().zip(&mut self.planes) {
             plane.resize(size * component.across * component.down, 0);
@@ -170,16 +180,7 @@ impl Decoder {
                 self.tables[1][component.ac].make_steps();
             }
         }
-        let simd = self.simd;
-        simd.vectorize(
-            #[inline(always)]
-            || {
-                self.unstuff(simd, data);
-                self.scan(simd, &units).map_err(Wrong::reason)?;
-                self.write(simd, frame, &units, part, pixels);
-                Ok(())
-            },
-        )
+        self.simd.vectorize(Work { decoder: self, data, frame, units, part, pixels }).map_err(Wrong::reason)
     }
 
     /// Copies coded data to the next marker without the zeros behind 0xFF.
@@ -284,7 +285,8 @@ impl Decoder {
                 };
                 let coarse = if is_low {
                     let (near, is_below) = (y / 2, y % 2 == 1);
-                    let far = if is_below { (near + 1).min(coarse_height - 1) } else { near.saturating_sub(1) };
+                    let far =
+                        if is_below { (near + 1).min(coarse_height - 1) } else { near.saturating_sub(1) };
                     CoarseRow { near: row(near), far: Some((row(far), is_below)), is_narrow }
                 } else {
                     CoarseRow { near: row(y), far: None, is_narrow }
@@ -295,6 +297,30 @@ impl Decoder {
             let [cb, cr] = &self.rows;
             colors::to_rgb(simd, luma, &cb[skipped..][..part.width], &cr[skipped..][..part.width], into);
         }
+    }
+}
+
+/// What is to be done with AVX2: a closure's body would not be compiled for it, as it is called by way of a plain function.
+struct Work<'a> {
+    decoder: &'a mut Decoder,
+    data: &'a [u8],
+    frame: &'a Frame,
+    units: Units,
+    part: CropBox,
+    pixels: &'a mut [u8],
+}
+
+impl NullaryFnOnce for Work<'_> {
+    type Output = Result<(), Wrong>;
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let Self { decoder, data, frame, units, part, pixels } = self;
+        let simd = decoder.simd;
+        decoder.unstuff(simd, data);
+        decoder.scan(simd, &units)?;
+        decoder.write(simd, frame, &units, part, pixels);
+        Ok(())
     }
 }
 

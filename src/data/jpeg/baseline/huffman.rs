@@ -1,12 +1,10 @@
 //! Entropy-coded data of a baseline JPEG: Huffman codes to coefficients, or past them.
 //!
-//! Nearly all of a photo's decoding time goes here, so a code and the bits of its value are found by one look into a table,
-//! and what lies outside of the wanted part is stepped over, several values at a look. Source: ITU-T T.81, annexes C and F.
+//! Most of a photo's decoding time goes here, so a look into a table gives a value with its place, or, outside of the wanted
+//! part, steps over several. Source: ITU-T T.81, annexes C and F.
 
-/// The bits of a look for a value of the first kind (DC), and of the others (AC).
-const LOOK: u32 = 10;
-/// The bits of a look that steps over values.
-const STEP_LOOK: u32 = 11;
+/// The bits of a look.
+const LOOK: u32 = 11;
 /// The longest code.
 const LONGEST: usize = 16;
 /// More bits than any value of 8-bit samples has; twice a code and so many are less than [`Bits::refill`] gives.
@@ -44,39 +42,49 @@ pub(super) const NATURAL: [u8; 256] = {
     natural
 };
 
-/// What one code says, in a number, so that a look costs one load: the bits of the code and of the value behind it
-/// together (where a shift takes them from), those of the code from bit 8 on, those of the value from 16, and from 24 on how
-/// far its place is from the last one's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What a code and the value behind it say, in a number, so that a look costs one load: how many bits they are (where a
+/// shift takes them from), from bit 8 on how far their place is from the last one's, from 16 on the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Code(u32);
 
 impl Code {
+    /// The bits of a look are not all there is, or are no code.
     const NONE: Self = Self(0);
 
-    fn new(bits: usize, value_bits: u8, advance: u8) -> Self {
-        let bits = bits as u32;
-        Self(bits + u32::from(value_bits) | bits << 8 | u32::from(value_bits) << 16 | u32::from(advance) << 24)
-    }
-
-    #[inline(always)]
-    fn all_bits(self) -> u32 {
-        self.0 & 63
+    /// `number` is the value as coded: one that begins with 0 is negative (F.2.2.1, EXTEND).
+    fn new(span: Span, number: u32) -> Self {
+        let value_bits = span.all_bits - span.bits;
+        let is_negative = number < 1 << value_bits >> 1;
+        let value = if is_negative { (number + 1).wrapping_sub(1 << value_bits) } else { number };
+        Self(u32::from(span.all_bits) | u32::from(span.advance) << 8 | value << 16)
     }
 
     #[inline(always)]
     fn bits(self) -> u32 {
-        self.0 >> 8 & 63
+        self.0 & 63
     }
 
-    #[inline(always)]
-    fn value_bits(self) -> u32 {
-        self.0 >> 16 & 31
+    fn without_bits(self) -> Self {
+        Self(self.0 & !63)
     }
 
     #[inline(always)]
     fn advance(self) -> usize {
-        (self.0 >> 24) as usize
+        (self.0 >> 8 & 0xFF) as usize
     }
+
+    #[inline(always)]
+    fn value(self) -> i16 {
+        (self.0 >> 16) as i16
+    }
+}
+
+/// A code without its value: its bits, all bits, how far it leads.
+#[derive(Debug, Clone, Copy, Default)]
+struct Span {
+    bits: u8,
+    all_bits: u8,
+    advance: u8,
 }
 
 /// Of several codes in a row: all their bits, and from bit 8 on how far they lead.
@@ -86,10 +94,9 @@ struct Step(u16);
 /// A table of codes, of one of the two kinds.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// By the next [`LOOK`] bits; 0 bits where the code is longer or there is none.
     codes: Box<[Code; 1 << LOOK]>,
-    /// By the next [`STEP_LOOK`] bits.
-    steps: Box<[Step; 1 << STEP_LOOK]>,
+    spans: Box<[Span; 1 << LOOK]>,
+    steps: Box<[Step; 1 << LOOK]>,
     has_steps: bool,
     /// Of each length: the first number of 16 bits that does not begin with a code of it or a shorter one.
     ends: [u32; LONGEST + 1],
@@ -103,7 +110,8 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             codes: Box::new([Code::NONE; 1 << LOOK]),
-            steps: Box::new([Step::default(); 1 << STEP_LOOK]),
+            spans: Box::new([Span::default(); 1 << LOOK]),
+            steps: Box::new([Step::default(); 1 << LOOK]),
             has_steps: false,
             ends: [0; LONGEST + 1],
             offsets: [0; LONGEST + 1],
@@ -118,47 +126,62 @@ impl Table {
     /// one for larger samples.
     pub(super) fn set(&mut self, is_dc: bool, counts: &[u8; LONGEST], symbols: &[u8]) -> bool {
         self.codes.fill(Code::NONE);
+        self.spans.fill(Span::default());
         self.has_steps = false;
         self.is_dc = is_dc;
         self.symbols.clear();
         self.symbols.extend_from_slice(symbols);
         let (mut code, mut place) = (0_u32, 0_usize);
-        for bits in 1..=LONGEST {
-            self.offsets[bits] = place as i32 - code as i32;
-            for _ in 0..counts[bits - 1] {
+        for bits in 1..=LONGEST as u32 {
+            self.offsets[bits as usize] = place as i32 - code as i32;
+            for _ in 0..counts[bits as usize - 1] {
                 let Some(&symbol) = symbols.get(place) else { return false };
                 if code >> bits != 0 || symbol & 15 > MAX_VALUE_BITS || is_dc && symbol > MAX_VALUE_BITS {
                     return false;
                 }
-                if let Some(spare) = LOOK.checked_sub(bits as u32) {
-                    let first = (code << spare) as usize;
-                    let meaning = self.meaning(bits, symbol);
-                    self.codes[first..first + (1 << spare)].fill(meaning);
-                }
+                self.fill(code, bits, symbol);
                 code += 1;
                 place += 1;
             }
-            self.ends[bits] = code << (LONGEST - bits);
+            self.ends[bits as usize] = code << (LONGEST as u32 - bits);
             code <<= 1;
         }
         true
     }
 
-    fn meaning(&self, bits: usize, symbol: u8) -> Code {
+    /// Enters a code, with each value that may follow it if a look takes in both.
+    fn fill(&mut self, code: u32, bits: u32, symbol: u8) {
+        let Some(spare) = LOOK.checked_sub(bits) else { return };
+        let span = self.span(bits, symbol);
+        let first = (code << spare) as usize;
+        let places = first..first + (1 << spare);
+        self.spans[places.clone()].fill(span);
+        let Some(spare) = LOOK.checked_sub(span.all_bits.into()) else { return };
+        for (number, codes) in self.codes[places].chunks_exact_mut(1 << spare).enumerate() {
+            codes.fill(Code::new(span, number as u32));
+        }
+    }
+
+    fn span(&self, bits: u32, symbol: u8) -> Span {
         let advance = match symbol {
             0 if !self.is_dc => TO_THE_END,
             _ => (symbol >> 4) + 1,
         };
-        Code::new(bits, symbol & 15, advance)
+        Span { bits: bits as u8, all_bits: bits as u8 + (symbol & 15), advance }
     }
 
-    /// A code that is longer than a look, at the front of `window`; `None` if there is none.
+    /// The code and value at the front of `window`, of any length.
     #[cold]
     fn long_code(&self, window: u64) -> Option<Code> {
-        let next = (window >> (64 - LONGEST)) as u32;
-        let bits = (LOOK as usize + 1..=LONGEST).find(|&bits| next < self.ends[bits])?;
-        let place = (next >> (LONGEST - bits)) as i32 + self.offsets[bits];
-        self.symbols.get(usize::try_from(place).ok()?).map(|&symbol| self.meaning(bits, symbol))
+        let mut span = self.spans[(window >> (64 - LOOK)) as usize];
+        if span.bits == 0 {
+            let next = (window >> (64 - LONGEST)) as u32;
+            let bits = (LOOK as usize..=LONGEST).find(|&bits| next < self.ends[bits])?;
+            let place = (next >> (LONGEST - bits)) as i32 + self.offsets[bits];
+            span = self.span(bits as u32, *self.symbols.get(usize::try_from(place).ok()?)?);
+        }
+        let number = (window << span.bits >> 1 >> (63 - (span.all_bits - span.bits))) as u32;
+        Some(Code::new(span, number))
     }
 
     #[inline(always)]
@@ -174,19 +197,17 @@ impl Table {
         if std::mem::replace(&mut self.has_steps, true) {
             return;
         }
-        for (bits, step) in self.steps.iter_mut().enumerate() {
-            let window = bits as u32;
-            let (mut bits, mut advance) = (0, 0);
-            while bits < STEP_LOOK {
-                let rest = window << bits & ((1 << STEP_LOOK) - 1);
-                let code = self.codes[(rest >> (STEP_LOOK - LOOK)) as usize];
-                let is_end = code.advance() == usize::from(TO_THE_END);
-                let is_whole = code != Code::NONE && bits + code.bits() <= STEP_LOOK;
-                if !is_whole || !is_end && advance + code.advance() >= BLOCK {
+        for (window, step) in self.steps.iter_mut().enumerate() {
+            let (mut bits, mut advance) = (0, 0_u8);
+            while bits < LOOK as usize {
+                let span = self.spans[window << bits & ((1 << LOOK) - 1)];
+                let is_end = span.advance == TO_THE_END;
+                let is_whole = span.bits > 0 && bits + usize::from(span.bits) <= LOOK as usize;
+                if !is_whole || !is_end && advance + span.advance >= BLOCK as u8 {
                     break;
                 }
-                bits += code.all_bits();
-                advance += code.advance();
+                bits += usize::from(span.all_bits);
+                advance += span.advance;
                 if is_end {
                     break;
                 }
@@ -251,24 +272,13 @@ impl<'a> Bits<'a> {
         self.count = self.count.wrapping_sub(bits & 63);
     }
 
-    /// The number of a code's value, which follows the code (F.2.2.1, EXTEND).
-    #[inline(always)]
-    fn value(&self, code: Code) -> i32 {
-        let behind = self.window << code.bits();
-        let number = (behind >> 1 >> (63 - code.value_bits())) as i32;
-        // A value that begins with 0 is negative.
-        let below = !((behind as i64) >> 63) as i32;
-        number - (below & ((1 << code.value_bits()) - 1))
-    }
-
     /// How a block's first coefficient differs from the last block's.
     #[inline(always)]
     pub(super) fn difference(&mut self, table: &Table) -> Result<i32, Wrong> {
         self.refill();
         let code = table.code(self.window)?;
-        let value = self.value(code);
-        self.take(code.all_bits());
-        Ok(value)
+        self.take(code.bits());
+        Ok(i32::from(code.value()))
     }
 
     /// The block's other coefficients, each to its place; those that are 0 are not written. Returns whether there was any.
@@ -278,11 +288,19 @@ impl<'a> Bits<'a> {
         let mut place = 0_usize;
         while place < BLOCK - 1 {
             bits.refill();
-            for _ in 0..2 {
-                let code = table.code(bits.window)?;
+            // So many looks use up less than there is.
+            for _ in 0..4 {
+                let mut code = table.codes[(bits.window >> (64 - LOOK)) as usize];
+                if code == Code::NONE {
+                    bits.refill();
+                    code = table.long_code(bits.window).ok_or(Wrong::NoCode)?;
+                    bits.take(code.bits());
+                    bits.refill();
+                    code = code.without_bits();
+                }
                 place += code.advance();
-                into[usize::from(NATURAL[place & 255])] = bits.value(code) as i16;
-                bits.take(code.all_bits());
+                into[usize::from(NATURAL[place & 255])] = code.value();
+                bits.take(code.bits());
                 if place >= BLOCK - 1 {
                     break;
                 }
@@ -303,14 +321,14 @@ impl<'a> Bits<'a> {
         let mut place = 0_usize;
         while place < BLOCK - 1 {
             bits.refill();
-            let Step(step) = table.steps[(bits.window >> (64 - STEP_LOOK)) as usize];
+            let Step(step) = table.steps[(bits.window >> (64 - LOOK)) as usize];
             let advance = usize::from(step >> 8);
             let reached = place + (advance & usize::from(TO_THE_END - 1));
             if step == 0 || reached >= BLOCK - 1 {
                 // A long code, or perhaps some of the next block's: one at a time.
                 let code = table.code(bits.window)?;
                 place += code.advance();
-                bits.take(code.all_bits());
+                bits.take(code.bits());
             } else {
                 place += advance;
                 bits.take(u32::from(step));

@@ -34,7 +34,6 @@ const F2_053: i16 = 16819;
 const F2_562: i16 = 20995;
 const F3_072: i16 = 25172;
 
-
 /// What a block's coefficients are to be multiplied by, row by row.
 pub(super) type Factors = [i16; BLOCK];
 
