@@ -171,13 +171,7 @@ impl Kernels for Flex {
         narrow(y, &[g.batch, g.out_height(), g.out_width(), g.channels_out], dtype)
     }
 
-    fn max_pool_grad(
-        x: Primitive,
-        grad: Primitive,
-        size: usize,
-        stride: usize,
-        padding: usize,
-    ) -> Primitive {
+    fn max_pool_grad(x: Primitive, grad: Primitive, size: usize, stride: usize, padding: usize) -> Primitive {
         if !all_alike([&x, &grad]) {
             return plain::max_pool_grad::<Self>(x, grad, size, stride, padding);
         }
@@ -202,9 +196,8 @@ impl Kernels for Flex {
         }
         let shape = weight.shape();
         let [weight, gradient] = widen([weight, gradient]);
-        let (weight, velocity) = on_copy(velocity, |velocity| {
-            sgd_cpu::step(values(&weight), values(&gradient), velocity, step)
-        });
+        let (weight, velocity) =
+            on_copy(velocity, |velocity| sgd_cpu::step(values(&weight), values(&gradient), velocity, step));
         (narrow(weight, &shape, DType::F32), velocity)
     }
 }
@@ -226,8 +219,7 @@ fn scale_shift([x, scale, shift]: [Primitive; 3], residual: Option<Primitive>, r
     let [scale, shift] = widen([scale, shift]);
     let residual = residual.map(|residual| widen([residual]));
     let residual = residual.as_ref().map(|[residual]| values(residual));
-    let ((), y) =
-        on_copy(x, |x| norm_cpu::scale_shift(x, [values(&scale), values(&shift)], residual, relu));
+    let ((), y) = on_copy(x, |x| norm_cpu::scale_shift(x, [values(&scale), values(&shift)], residual, relu));
     if dtype == DType::F32 { y } else { narrow_slice(values(&y), &shape, dtype) }
 }
 

@@ -183,12 +183,7 @@ pub(crate) fn forward(
 }
 
 /// `x * scale + shift`, plus `residual` where there is one, and ReLU if `relu`, in the place of `x`.
-pub(crate) fn scale_shift(
-    x: &mut [f32],
-    [scale, shift]: [&[f32]; 2],
-    residual: Option<&[f32]>,
-    relu: bool,
-) {
+pub(crate) fn scale_shift(x: &mut [f32], [scale, shift]: [&[f32]; 2], residual: Option<&[f32]>, relu: bool) {
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     let pixels = Pixels { count: x.len() / scale.len(), channels: scale.len() };
     let (row, part) = (pixels.row(), pixels.part());

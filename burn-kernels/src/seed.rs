@@ -33,7 +33,11 @@ use crate::backend::Kernels;
 /// If the shapes differ.
 #[must_use]
 pub fn seed_gradient(output: Tensor<4>, gradient: Tensor<4>) -> Tensor<1> {
-    assert_eq!(output.dims(), gradient.dims(), "seed_gradient: a gradient has the shape of what it is the gradient of");
+    assert_eq!(
+        output.dims(),
+        gradient.dims(),
+        "seed_gradient: a gradient has the shape of what it is the gradient of"
+    );
     let gradient = Tensor::from_inner(gradient).into_dispatch();
     Tensor::from_dispatch(Dispatch::seed_gradient(output.into_dispatch(), gradient))
 }

@@ -356,11 +356,18 @@ mod tests {
         }
     }
 
-    /// The decoder for parts, and zune-jpeg.
-    #[test]
-    fn decoders_agree() {
+    /// The fixtures, one with colors half as high, and real pictures.
+    fn pictures() -> Vec<(String, Vec<u8>)> {
         let mut pictures: Vec<(String, Vec<u8>)> =
             NAMES.iter().map(|name| (name.to_string(), fixture(name))).collect();
+        let mut picture = Picture::default();
+        decode(&fixture("part_444.jpg"), &mut picture).unwrap();
+        let mut file = Vec::new();
+        let mut encoder = jpeg_encoder::Encoder::new(&mut file, 90);
+        encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::R_4_4_0);
+        encoder.encode(picture.pixels(), 131, 118, jpeg_encoder::ColorType::Rgb).unwrap();
+        assert_eq!(Frame::of(&file).unwrap().unit, (8, 16));
+        pictures.push(("4:4:0".into(), file));
         let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/imagenet-200-jpeg.tar");
         match crate::data::open(&crate::data::Location::Path(archive), crate::data::Split::Train) {
             Ok(source) => pictures.extend((0..source.num_images()).map(|index| {
@@ -370,8 +377,14 @@ mod tests {
             })),
             Err(error) => eprintln!("SKIP: of real pictures, {error}"),
         }
+        pictures
+    }
+
+    /// The decoder for parts, and zune-jpeg.
+    #[test]
+    fn decoders_agree() {
         let (mut sum, mut num_bytes, mut worst, mut worst_mean) = (0, 0, 0, 0.0_f64);
-        for (name, mut file) in pictures {
+        for (name, mut file) in pictures() {
             let mut whole = Picture::default();
             decode_checked(&file, &mut whole).unwrap();
             if Frame::of(&file).is_none() {
@@ -390,6 +403,34 @@ mod tests {
         let mean = sum as f64 / num_bytes as f64;
         eprintln!("mean {mean:.4}, of the worst picture {worst_mean:.4}, worst byte {worst}");
         assert!(worst as f64 <= MAX_DIFFERENCE, "{worst}");
+    }
+
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn our_pixels_are_those_of_libjpeg_turbo() {
+        let mut ours = PartDecoder::default();
+        if ours.baseline.is_none() {
+            eprintln!("SKIP: this processor has no AVX2");
+            return;
+        }
+        let mut turbo = PartDecoder { baseline: None, ..PartDecoder::default() };
+        for (name, mut file) in pictures() {
+            let Some(Frame { width, height, .. }) = Frame::of(&file) else { continue };
+            let [w, h] = [width / 3, height / 5];
+            for part in [
+                CropBox { left: 0, top: 0, width, height },
+                CropBox { left: w, top: h, width: w, height: 2 * h },
+                CropBox { left: 1, top: 2 * h + 1, width: w + 1, height: height - 2 * h - 1 },
+                CropBox { left: width - w, top: 1, width: w, height: h },
+            ] {
+                let [got, expected] = [&mut ours, &mut turbo].map(|decoder| {
+                    let mut picture = Picture::default();
+                    let (left, top) = decoder.decode(&mut file, &mut picture, |_, _| part).unwrap().unwrap();
+                    part_of(&picture, CropBox { left: part.left - left, top: part.top - top, ..part })
+                });
+                assert!(got == expected, "{name} {part:?}");
+            }
+        }
     }
 
     /// Of a picture's mean, and of a byte, in 1/255: both compute the same transform in whole numbers of their own.

@@ -49,6 +49,7 @@ pub(super) struct Decoder {
 /// What the headers say of luma or a color difference.
 #[derive(Debug, Clone, Copy)]
 struct Component {
+    id: u8,
     /// Its blocks in a unit.
     across: usize,
     down: usize,
@@ -97,16 +98,22 @@ impl Decoder {
                 0xC4 => self.take_tables(content, &mut has_tables)?,
                 0xC0 | 0xC1 => {
                     let (down, across) = (frame.unit.1 / SIDE, frame.unit.0 / SIDE);
-                    for component in content.get(6..)?.chunks_exact(3) {
+                    for &[id, _, factors] in content.get(6..)?.as_chunks().0 {
                         let (across, down) = if self.components.is_empty() { (across, down) } else { (1, 1) };
-                        let factors = usize::from(component[2]);
-                        self.components.push(Component { across, down, factors, dc: 0, ac: 0 });
+                        let factors = factors.into();
+                        self.components.push(Component { id, across, down, factors, dc: 0, ac: 0 });
                     }
                 }
                 START_OF_SCAN => {
                     let (components, [0, 63, 0]) = content.get(1..)?.split_last_chunk()? else { return None };
-                    for (component, &[_, tables]) in self.components.iter_mut().zip(components.as_chunks().0)
-                    {
+                    let (components, []) = components.as_chunks() else { return None };
+                    if components.len() != self.components.len() {
+                        return None;
+                    }
+                    for (component, &[id, tables]) in self.components.iter_mut().zip(components) {
+                        if id != component.id {
+                            return None;
+                        }
                         (component.dc, component.ac) = (usize::from(tables >> 4), usize::from(tables & 15));
                         let is_defined = *has_factors.get(component.factors)?
                             && *has_tables[0].get(component.dc)?

@@ -346,3 +346,113 @@ fn last_bytes(data: &[u8], at: usize) -> u64 {
     bytes[..rest.len()].copy_from_slice(rest);
     u64::from_be_bytes(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes of 2 to 16 bits, the last of them none: symbols of runs and values, the end, a run of 16 without a value.
+    fn table() -> Table {
+        let counts = [0, 1, 2, 2, 1, 1, 0, 1, 0, 1, 0, 1, 1, 0, 0, 3];
+        let symbols = [0x01, 0x00, 0x02, 0x11, 0x03, 0x21, 0x04, 0x12, 0xF0, 0x31, 0x05, 0x0A, 0x91, 0xE2];
+        let mut table = Table::default();
+        assert!(table.set(false, &counts, &symbols));
+        table.make_steps();
+        table
+    }
+
+    /// A generator of bytes that needs no crate (Knuth's MMIX).
+    fn bytes(seed: u64, len: usize) -> Vec<u8> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// The bits from the front on, one by one, without a table.
+    fn slowly(table: &Table, data: &[u8], at: &mut usize) -> Option<(u8, i32)> {
+        let mut bit = || {
+            let bit = data.get(*at / 8).map_or(0, |byte| byte >> (7 - *at % 8) & 1);
+            *at += 1;
+            u32::from(bit)
+        };
+        let mut code = 0;
+        for bits in 1..=LONGEST {
+            code = code << 1 | bit();
+            if code << (LONGEST - bits) < table.ends[bits] {
+                let symbol = table.symbols[(code as i32 + table.offsets[bits]) as usize];
+                let number = (0..symbol & 15).fold(0, |number, _| number << 1 | bit() as i32);
+                let least = 1 << (symbol & 15) >> 1;
+                let value = if number < least { number + 1 - (1 << (symbol & 15)) } else { number };
+                return Some((symbol, value));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn looks_find_what_bits_say_and_steps_lead_as_far() {
+        let table = table();
+        let (mut num_blocks, mut num_wrong) = (0, 0);
+        for seed in 0..300 {
+            let data = bytes(seed, 400);
+            let (mut reading, mut stepping, mut at) = (Bits::of(&data), Bits::of(&data), 0);
+            loop {
+                let mut expected = [0; 256];
+                let mut place = 0;
+                let is_right = loop {
+                    match slowly(&table, &data, &mut at) {
+                        None => break false,
+                        Some((0, _)) => break true,
+                        Some((symbol, value)) => {
+                            place += usize::from(symbol >> 4) + 1;
+                            if place >= BLOCK {
+                                break false;
+                            }
+                            expected[usize::from(NATURAL[place])] = value as i16;
+                        }
+                    }
+                    if place == BLOCK - 1 {
+                        break true;
+                    }
+                };
+                let mut got = [0; 256];
+                let read = reading.block(&table, &mut got);
+                let stepped = stepping.step(&table);
+                assert_eq!((read.is_ok(), stepped.is_ok()), (is_right, is_right), "{seed}");
+                if !is_right {
+                    num_wrong += 1;
+                    break;
+                }
+                assert_eq!(got[..BLOCK], expected[..BLOCK], "{seed}");
+                assert_eq!(read, Ok(place > 0), "{seed}");
+                let consumed = |bits: &Bits<'_>| bits.at * 8 - bits.count as usize;
+                assert_eq!((consumed(&reading), consumed(&stepping)), (at, at), "{seed}");
+                assert_eq!(reading.is_past_the_end(), at > data.len() * 8, "{seed}");
+                num_blocks += 1;
+                if at > data.len() * 8 {
+                    break;
+                }
+            }
+        }
+        assert!(num_blocks > 1000 && num_wrong > 10, "{num_blocks} blocks, {num_wrong} wrong");
+    }
+
+    #[test]
+    fn what_is_no_table_is_refused() {
+        let mut table = Table::default();
+        let mut set = |is_dc, counts: &[(usize, u8)], symbols: &[u8]| {
+            let mut all = [0; LONGEST];
+            counts.iter().for_each(|&(bits, count)| all[bits - 1] = count);
+            table.set(is_dc, &all, symbols)
+        };
+        assert!(set(false, &[(1, 1), (2, 1)], &[0x00, 0x01]));
+        assert!(!set(false, &[(1, 3)], &[0, 1, 2]), "more codes of a bit than there are");
+        assert!(!set(false, &[(1, 1), (2, 3)], &[0, 1, 2, 3]));
+        assert!(!set(false, &[(2, 2)], &[0]), "fewer symbols than codes");
+        assert!(!set(false, &[(2, 1)], &[0x0C]), "a value of 12 bits");
+        assert!(!set(true, &[(2, 1)], &[0x13]), "a run before a first coefficient");
+    }
+}
