@@ -75,6 +75,15 @@ fn decode_checked(file: &[u8], into: &mut Picture) -> Result<(), SampleFault> {
     }
 }
 
+/// The decoder for parts, in words.
+pub(super) fn decoder() -> &'static str {
+    match baseline::Decoder::new() {
+        Some(_) => "our own decoder (AVX2)",
+        None if cfg!(feature = "turbojpeg") => "libjpeg-turbo",
+        None => "zune-jpeg",
+    }
+}
+
 /// The `(width, height)` from the headers.
 pub(super) fn dimensions(file: &[u8]) -> Result<(u32, u32), SampleFault> {
     Ok(headers(file)?.1)
