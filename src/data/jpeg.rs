@@ -208,7 +208,9 @@ impl Frame {
                         [[y1, y0], [x1, x0]].map(|side| usize::from(u16::from_be_bytes(side)));
                     let (channels, unit) = match (num_components, components) {
                         (1, [_, _, _]) => (Channels::Grey, (8, 8)),
-                        (3, &[1, luma @ (0x11 | 0x21 | 0x12 | 0x22), _, 2, 0x11, _, 3, 0x11, _]) => {
+                        // Numbered from 1, as JFIF has it, or from 0: no decoder takes either for RGB.
+                        (3, &[1, luma @ (0x11 | 0x21 | 0x12 | 0x22), _, 2, 0x11, _, 3, 0x11, _])
+                        | (3, &[0, luma @ (0x11 | 0x21 | 0x12 | 0x22), _, 1, 0x11, _, 2, 0x11, _]) => {
                             (Channels::Rgb, (8 * usize::from(luma >> 4), 8 * usize::from(luma & 15)))
                         }
                         _ => return None,
