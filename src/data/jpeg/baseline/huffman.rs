@@ -98,6 +98,8 @@ pub(super) struct Table {
     spans: Box<[Span; 1 << LOOK]>,
     steps: Box<[Step; 1 << LOOK]>,
     has_steps: bool,
+    /// What the codes were made of, if they are whole.
+    made_of: Option<(bool, [u8; LONGEST])>,
     /// Of each length: the first number of 16 bits that does not begin with a code of it or a shorter one.
     ends: [u32; LONGEST + 1],
     /// Of each length: what a code is to be added to for its place in `symbols`.
@@ -113,6 +115,7 @@ impl Default for Table {
             spans: Box::new([Span::default(); 1 << LOOK]),
             steps: Box::new([Step::default(); 1 << LOOK]),
             has_steps: false,
+            made_of: None,
             ends: [0; LONGEST + 1],
             offsets: [0; LONGEST + 1],
             symbols: Vec::new(),
@@ -125,6 +128,11 @@ impl Table {
     /// Takes what a file defines: the numbers of codes of 1 to 16 bits, and their symbols. False for what is no table, or
     /// one for larger samples.
     pub(super) fn set(&mut self, is_dc: bool, counts: &[u8; LONGEST], symbols: &[u8]) -> bool {
+        // Many files have the tables of the standard.
+        if self.made_of == Some((is_dc, *counts)) && self.symbols == symbols {
+            return true;
+        }
+        self.made_of = None;
         self.codes.fill(Code::NONE);
         self.spans.fill(Span::default());
         self.has_steps = false;
@@ -146,6 +154,7 @@ impl Table {
             self.ends[bits as usize] = code << (LONGEST as u32 - bits);
             code <<= 1;
         }
+        self.made_of = Some((is_dc, *counts));
         true
     }
 
@@ -448,6 +457,10 @@ mod tests {
             counts.iter().for_each(|&(bits, count)| all[bits - 1] = count);
             table.set(is_dc, &all, symbols)
         };
+        assert!(set(false, &[(1, 1), (2, 1)], &[0x00, 0x01]));
+        for _ in 0..2 {
+            assert!(!set(false, &[(1, 1), (2, 3)], &[0x00, 0x01, 2, 3]), "twice as well");
+        }
         assert!(set(false, &[(1, 1), (2, 1)], &[0x00, 0x01]));
         assert!(!set(false, &[(1, 3)], &[0, 1, 2]), "more codes of a bit than there are");
         assert!(!set(false, &[(1, 1), (2, 3)], &[0, 1, 2, 3]));
