@@ -56,7 +56,7 @@ fn read(path: &Path) -> String {
 
 /// The sources of every crate, without their `tests` folders.
 fn sources() -> Vec<PathBuf> {
-    ["src", "burn-resnet/src", "burn-kernels/src", "burn-dist/src"]
+    ["src", "burn-resnet/src", "burn-kernels/src", "burn-dist/src", "native-tools"]
         .iter()
         .flat_map(|folder| files(folder, ".rs"))
         .collect()

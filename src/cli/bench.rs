@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::plan;
 use crate::{
     config::Sources,
-    data::{CropRule, InputSpeed, Location, Split, Transform, open},
+    data::{CropRule, InputSpeed, Location, Split, Transform, decode::jpeg_decoder, open},
     error::{Error, Result},
     recipe::Phase,
     train::train_transform,
@@ -175,7 +175,7 @@ fn data(args: &Data) -> Result<()> {
             speeds: &'a [Row],
             phases: &'a [Verdict],
         }
-        let page = Page { images: args.images, decoder: decoder(), speeds: &rows, phases: &verdicts };
+        let page = Page { images: args.images, decoder: jpeg_decoder(), speeds: &rows, phases: &verdicts };
         println!("{}", serde_json::to_string(&page).expect("numbers, strings and lists of them are JSON"));
     } else {
         print(args.images, &rows, &verdicts);
@@ -184,10 +184,6 @@ fn data(args: &Data) -> Result<()> {
         eprintln!("no comparison with devices: {reason}");
     }
     Ok(())
-}
-
-fn decoder() -> &'static str {
-    if cfg!(feature = "turbojpeg") { "libjpeg-turbo" } else { "zune-jpeg" }
 }
 
 fn row(transform: &Transform, speed: &InputSpeed) -> Row {
@@ -204,7 +200,10 @@ fn row(transform: &Transform, speed: &InputSpeed) -> Row {
 }
 
 fn print(num_images: u64, rows: &[Row], verdicts: &[Verdict]) {
-    println!("{num_images} images, JPEGs by {}; milliseconds of a thread, images/s of a loader", decoder());
+    println!(
+        "{num_images} images, JPEGs by {}; milliseconds of a thread, images/s of a loader",
+        jpeg_decoder()
+    );
     println!(
         "{:>5} {:>8} {:>8} {:>8} {:>8} {:>12} {:>16}",
         "px", "read", "decode", "resize", "copy", "1 thread", "threads"

@@ -104,6 +104,11 @@ impl Decoder {
     }
 }
 
+/// What decodes most JPEGs in this build, on this processor.
+pub fn jpeg_decoder() -> &'static str {
+    jpeg::decoder()
+}
+
 /// The `(width, height)` that [`decode`] would give, from the headers alone; what follows them may be missing.
 ///
 /// # Errors
