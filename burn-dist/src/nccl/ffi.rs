@@ -4,7 +4,7 @@
 //! Types are those of cudarc's bindings. Its loader is not used, for it looks for `libnccl.so`, which only development
 //! packages have, and panics where a function is missing. Contracts are quoted from `nccl.h` (2.30) and from NCCL's user
 //! guide, <https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/>, pages "Communicator Creation and Management
-//! Functions" [comms] and "Creating a Communicator" [usage].
+//! Functions" (comms) and "Creating a Communicator" (usage).
 
 #![allow(unsafe_code, reason = "a C library without a safe binding: each block has its proof")]
 
@@ -130,7 +130,7 @@ impl Functions {
     /// NCCL finds no network.
     pub(crate) fn new_id(&self) -> Result<Id, String> {
         let mut id = ncclUniqueId { internal: [0; 128] };
-        // SAFETY: [comms] "uniqueId should point to a ncclUniqueId object allocated by the user".
+        // SAFETY: comms: "uniqueId should point to a ncclUniqueId object allocated by the user".
         let code = unsafe { (self.get_unique_id)(&mut id) };
         self.check(code, null_mut())?;
         Ok(id.internal.map(|byte| byte as u8))
@@ -141,7 +141,7 @@ impl Functions {
         if matches!(code, SUCCESS | IN_PROGRESS) {
             return Ok(());
         }
-        // SAFETY: [comms] both return a string of the library's, for any code, and for any live communicator or none.
+        // SAFETY: comms: both return a string of the library's, for any code, and for any live communicator or none.
         let (what, last) = unsafe { ((self.error_string)(code), (self.last_error)(comm)) };
         let text = |text: *const c_char| {
             // SAFETY: if there is one, it is a C string in static memory, or in the thread's own until its next call.
@@ -225,7 +225,7 @@ impl Communicator {
         let mut config = config();
         let mut joined = Self { functions, comm: null_mut(), context, stream };
         joined.bind()?;
-        // SAFETY: [comms] "rank must be between 0 and nranks-1 and unique within a communicator clique. Each rank is
+        // SAFETY: comms: "rank must be between 0 and nranks-1 and unique within a communicator clique. Each rank is
         // associated to a CUDA device, which has to be set before calling": ranks are the job's, `bind` set the device.
         // `comm` and `config` point to what outlives the call; the library copies the configuration.
         let code = unsafe {
@@ -242,7 +242,7 @@ impl Communicator {
     pub(crate) fn is_idle(&mut self) -> Result<bool, String> {
         let comm = self.live()?;
         let mut state = SUCCESS;
-        // SAFETY: [comms] "Queries the progress and potential errors of asynchronous NCCL operations": a live
+        // SAFETY: comms: "Queries the progress and potential errors of asynchronous NCCL operations": a live
         // communicator, and a pointer to an `ncclResult_t`, which is an int in C.
         let code = unsafe { (self.functions.async_error)(comm, &mut state) };
         self.functions.check(code, comm)?;
@@ -355,7 +355,7 @@ impl Doomed {
     }
 }
 
-/// NCCL's defaults, but calls that do not block: [usage] "blocking ... 0 nonblocking". It says of itself to be of version
+/// NCCL's defaults, but for calls that do not block (`blocking` is 0). It says of itself to be of version
 /// 2.14, whose last field is `blocking`, so libraries from that one on read no further and set the rest themselves.
 fn config() -> ncclConfig_t {
     ncclConfig_t {
