@@ -14,9 +14,12 @@ use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig},
     optim::{GradientsAccumulator, GradientsParams, SgdConfig, momentum::MomentumConfig},
-    tensor::{Device, Tensor, TensorData, activation::tanh},
+    tensor::{DType, Device, Tensor, TensorData, activation::tanh},
 };
-use burn_dist::{BucketConfig, Communicator, DataParallel, DataParallelConfig, DistError, NonFinite};
+use burn_dist::{
+    Agreed, BucketConfig, Communicator, Config, DataParallel, DataParallelConfig, DistError, NonFinite,
+    Packing, Wire,
+};
 
 use common::cpus;
 
@@ -119,6 +122,14 @@ fn on_ranks<T: Send>(
 fn small_buckets() -> DataParallelConfig {
     let buckets = BucketConfig { first_bytes: 32, cap_bytes: 100 };
     DataParallelConfig { buckets, ..DataParallelConfig::default() }
+}
+
+/// Where buckets may be put together.
+const PACKINGS: [Packing; 2] = [Packing::Host, Packing::Device];
+
+/// [`small_buckets`], put together there.
+fn packed(packing: Packing) -> DataParallelConfig {
+    DataParallelConfig { packing, ..small_buckets() }
 }
 
 /// Trains on batches of `batch` a rank; returns all parameters and their hash.
@@ -263,13 +274,13 @@ fn ruined(net: &Net, device: &Device) -> GradientsParams {
 
 #[test]
 fn all_ranks_stop_alike_at_a_gradient_that_is_no_number_and_name_it() {
-    let work = |comm: Communicator, device: Device| {
+    let work = |packing, comm: Communicator, device: Device| {
         let rank = comm.rank().index();
-        let (mut ddp, net) = DataParallel::new(comm, Net::new(1.0, &device), small_buckets()).unwrap();
+        let (mut ddp, net) = DataParallel::new(comm, Net::new(1.0, &device), packed(packing)).unwrap();
         let bad = if rank == 1 { ruined(&net, &device) } else { gradients(&net, 0, 4, &device) };
         ddp.average(bad, &net).unwrap_err()
     };
-    on_ranks(3, work, |name, errors| {
+    let check = |name: &str, errors: Vec<DistError>| {
         for error in errors {
             assert!(matches!(error, DistError::NonFinite(_)), "{name}: {error:?}");
             // Buckets of 100 bytes: `sometimes` is in 0 and 1, `second.bias` in 1.
@@ -278,14 +289,17 @@ fn all_ranks_stop_alike_at_a_gradient_that_is_no_number_and_name_it() {
             assert!(error.ends_with(": gradient of second.bias (bucket 1) is not finite"), "{error}");
             assert_eq!(error.matches("rank ").count(), 1);
         }
-    });
+    };
+    for packing in PACKINGS {
+        on_ranks(3, |comm, device| work(packing, comm, device), check);
+    }
 }
 
 #[test]
 fn a_step_is_skipped_by_all_ranks_and_the_next_one_is_not() {
-    let work = |comm: Communicator, device: Device| {
+    let work = |packing, comm: Communicator, device: Device| {
         let rank = comm.rank().index();
-        let config = DataParallelConfig { non_finite: NonFinite::SkipStep, ..small_buckets() };
+        let config = DataParallelConfig { non_finite: NonFinite::SkipStep, ..packed(packing) };
         let (mut ddp, net) = DataParallel::new(comm, Net::new(1.0, &device), config).unwrap();
         let bad = if rank == 1 { ruined(&net, &device) } else { gradients(&net, 0, 4, &device) };
         let mut sink = ddp.sink();
@@ -299,10 +313,109 @@ fn a_step_is_skipped_by_all_ranks_and_the_next_one_is_not() {
         let next = ddp.average(gradients(&net, 0, 4, &device), &net).unwrap();
         gradient_values(&net, &next)
     };
-    on_ranks(2, work, |name, ranks| {
-        assert_eq!(ranks[0], ranks[1], "{name}");
-        assert!(ranks[0].iter().flatten().flatten().all(|value| value.is_finite()));
+    for packing in PACKINGS {
+        on_ranks(
+            2,
+            |comm, device| work(packing, comm, device),
+            |name, ranks| {
+                assert_eq!(ranks[0], ranks[1], "{name}");
+                assert!(ranks[0].iter().flatten().flatten().all(|value| value.is_finite()));
+            },
+        );
+    }
+}
+
+/// Every gradient rounded to `dtype`; the same values in 32 bits.
+fn rounded(net: &Net, mut gradients: GradientsParams, dtype: DType) -> GradientsParams {
+    struct Round<'a>(&'a mut GradientsParams, DType);
+    impl ModuleVisitor for Round<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(gradient) = self.0.remove::<D>(param.id) else { return };
+            let device = gradient.device();
+            let data = gradient.into_data().convert_dtype(self.1).convert_dtype(DType::F32);
+            self.0.register(param.id, Tensor::<D>::from_data(data, &device));
+        }
+    }
+    net.visit(&mut Round(&mut gradients, dtype));
+    gradients
+}
+
+/// What a GPU does, done on a CPU: the same bits as by the host's way. With 16 bits on the wire that holds for gradients
+/// that fit into them; others are rounded on the device, and averaged as if they had been so before.
+#[test]
+fn buckets_put_together_on_the_device_average_to_the_bits_of_the_host_s() {
+    for (wire, dtype) in [(Wire::F32, DType::F32), (Wire::F16, DType::F16), (Wire::Bf16, DType::BF16)] {
+        for (world, shared_memory) in [(2, true), (3, false)] {
+            let agreed = Agreed { wire, shared_memory, ..Agreed::default() };
+            let config = Config { agreed, ..Config::default() };
+            for (name, device) in cpus() {
+                let device = device.autodiff();
+                let ranks = by_library::on_ranks_with(&config, world, |comm| {
+                    let start = 4 * comm.rank().index();
+                    let average = |packing, round: bool| {
+                        let net = Net::new(1.0, &device);
+                        let (mut ddp, net) = DataParallel::new(comm.clone(), net, packed(packing)).unwrap();
+                        let raw = gradients(&net, start, start + 4, &device);
+                        let mine = if round { rounded(&net, raw, dtype) } else { raw };
+                        // A power of two, so that rounding before and after it is the same.
+                        let mut sink = ddp.scaled_sink(0.25);
+                        sink.ready(&net, mine).unwrap();
+                        gradient_values(&net, &sink.finish(&net).unwrap().gradients)
+                    };
+                    let host = average(Packing::Host, true);
+                    assert_eq!(host, average(Packing::Device, true), "{name}, {wire:?}");
+                    // ndarray has no numbers of 16 bits: what it cannot round it sends as it is.
+                    let rounds = device.supports_dtype(dtype);
+                    let expected = if rounds { host } else { average(Packing::Host, false) };
+                    let device = average(Packing::Device, false);
+                    assert_eq!(device, expected, "{name}, {wire:?}");
+                    device
+                });
+                assert!(ranks[0].iter().flatten().flatten().any(|value| *value != 0.0));
+                assert!(ranks.iter().all(|rank| rank == &ranks[0]), "{name}, {wire:?}");
+            }
+        }
+    }
+}
+
+/// Finite in 32 bits, but not in the 16 in which it would leave the device.
+#[test]
+fn what_the_wire_cannot_hold_is_named_before_it_is_sent() {
+    let agreed = Agreed { wire: Wire::F16, ..Agreed::default() };
+    let config = Config { agreed, ..Config::default() };
+    let device = Device::flex().autodiff();
+    let errors = by_library::on_ranks_with(&config, 2, |comm| {
+        let rank = comm.rank().index();
+        let net = Net::new(1.0, &device);
+        let (mut ddp, net) = DataParallel::new(comm, net, packed(Packing::Device)).unwrap();
+        let mut mine = gradients(&net, 0, 4, &device);
+        if rank == 0 {
+            let large = Tensor::<1>::from_data([1.0, -7e4], &Device::flex());
+            mine.register(net.second.bias.as_ref().unwrap().id, large);
+        }
+        ddp.average(mine, &net).unwrap_err().to_string()
     });
+    for error in errors {
+        assert!(error.starts_with("rank 0 on "), "{error}");
+        assert!(error.ends_with(": gradient of second.bias (bucket 1) is not finite"), "{error}");
+    }
+}
+
+/// Their sum overflows, which is looked into: each of them is a number.
+#[test]
+fn large_gradients_are_no_fault() {
+    let device = Device::flex().autodiff();
+    let averages = by_library::on_ranks(2, |comm| {
+        let net = Net::new(1.0, &device);
+        let (mut ddp, net) = DataParallel::new(comm, net, packed(Packing::Device)).unwrap();
+        let mut mine = gradients(&net, 0, 4, &device);
+        let large = Tensor::<2>::full([7, 2], 1.5e38, &Device::flex());
+        mine.register(net.second.weight.id, large);
+        gradient_values(&net, &ddp.average(mine, &net).unwrap())
+    });
+    for average in averages {
+        assert!(average.contains(&Some(vec![1.5e38; 14])), "{average:?}");
+    }
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn slips_of_the_hand_are_told_and_start_nothing() {
     let several = ["--nnodes", "2", "--master", "a:1"];
     for (words, command, expected) in [
         (vec!["--nproc", "0"], &train[..], "--nproc is 0"),
+        (vec!["--nproc", "gpu"], &train, "they would train on flex: expected `--device cuda`"),
         (vec!["--nnodes", "0"], &train, "--nnodes is 0"),
         (vec!["--nnodes", "2", "--node-rank", "2"], &train, "--node-rank is 2"),
         (vec!["--nnodes", "2"], &train, "--master HOST:PORT"),
@@ -89,6 +90,21 @@ fn slips_of_the_hand_are_told_and_start_nothing() {
     let output = sprint(["launch", "--nproc", "3", "--", "train", "--prset", "default"]);
     assert_eq!(output.status, 2);
     assert_eq!(output.stderr.matches("--prset").count(), 1, "{}", output.stderr);
+    let output = sprint(["launch", "--nproc", "gpus", "--", "train"]);
+    assert_eq!(output.status, 2);
+    assert!(output.stderr.contains("expected a number of ranks, or gpu"), "{}", output.stderr);
+}
+
+#[test]
+fn a_rank_for_each_gpu_needs_one() {
+    if Path::new("/proc/driver/nvidia/gpus").exists() {
+        eprintln!("SKIP: this machine has NVIDIA's driver");
+        return;
+    }
+    let output = sprint(["launch", "--nproc", "gpu", "--", "train", "--device", "cuda"]);
+    let error = output.error(2);
+    assert!(error.contains("--nproc gpu: the driver lists no NVIDIA GPU on this machine"), "{error}");
+    assert!(error.ends_with("or say the number of ranks"), "{error}");
 }
 
 #[test]

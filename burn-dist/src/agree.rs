@@ -80,7 +80,7 @@ fn heard_by_all(comm: &Communicator) {
 }
 
 /// A rank, as a person can find it.
-fn name(comm: &Communicator, rank: usize) -> String {
+pub(crate) fn name(comm: &Communicator, rank: usize) -> String {
     match comm.members().get(rank) {
         Some(member) => format!("rank {rank} on {}", member.host),
         None => format!("rank {rank}"),
@@ -111,7 +111,7 @@ fn first_difference(mine: &str, expected: &str, reference: usize) -> String {
 }
 
 /// The longest beginning of at most `max` bytes.
-fn cut(text: &str, max: usize) -> &str {
+pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 

@@ -1,12 +1,9 @@
 //! The public handle: a rank of a job, and what it can do together with the others.
 
-use std::{
-    fmt,
-    ops::Range,
-    sync::{Arc, mpsc},
-    time::Instant,
-};
+use std::{fmt, ops::Range, sync::Arc, time::Instant};
 
+#[cfg(any(feature = "nccl", test))]
+use crate::outside::Outside;
 use crate::{
     assemble::assemble,
     builder::Builder,
@@ -85,6 +82,23 @@ impl Communicator {
         self.job.as_ref().and_then(|job| job.control.fault())
     }
 
+    /// Whether nothing is said against NCCL.
+    #[cfg(feature = "burn")]
+    pub(crate) fn may_use_nccl(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.agreed.nccl)
+    }
+
+    /// Whether its connections are encrypted.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.is_encrypted)
+    }
+
+    /// How its numbers of 32 bits travel.
+    pub fn wire(&self) -> Wire {
+        self.job.as_ref().map_or(Wire::F32, |job| job.agreed.wire)
+    }
+
     /// Combines the values of all ranks, element by element, in place: all ranks get the same bits.
     ///
     /// # Errors
@@ -98,35 +112,42 @@ impl Communicator {
         job.now(|engine| all_reduce(engine, &job.topology, data, op, Note::default())).map(drop)
     }
 
-    /// The same, in the background: the buffer comes back with the result. Several may be under way; they are carried
-    /// out in the order in which they were started.
-    pub fn start_all_reduce<T: Element>(&self, mut data: Vec<T>, op: ReduceOp, note: Note) -> Pending<T> {
-        let (answer, pending) = mpsc::channel();
-        let reduced = |data, carried: Carried| Reduced {
-            data,
-            not_finite: carried.not_finite,
-            seconds: carried.seconds,
-            wait_s: carried.wait_s,
+    /// The same, in the background: the buffer, a `Vec` or whatever else has such values, comes back with the result.
+    /// Several may be under way; they are carried out in the order in which they were started.
+    pub fn start_all_reduce<T: Element, B: AsMut<[T]> + Send + 'static>(
+        &self,
+        mut data: B,
+        op: ReduceOp,
+        note: Note,
+    ) -> Pending<B> {
+        let Some(job) = &self.job else {
+            return Pending::done(Ok(reduced(
+                data,
+                Carried { not_finite: note.not_finite, ..Carried::default() },
+            )));
         };
-        // Nobody may wait for the answer; that is no error.
-        match &self.job {
-            None => {
-                let carried = Carried { not_finite: note.not_finite, ..Carried::default() };
-                let _ = answer.send(Ok(reduced(data, carried)));
-            }
-            Some(job) => {
-                let topology = job.topology.clone();
-                let refused = answer.clone();
-                let task = Box::new(move |engine: &mut Engine| {
-                    let carried = all_reduce(engine, &topology, &mut data, op, note);
-                    let _ = answer.send(carried.map(|carried| reduced(data, carried)));
-                });
-                if let Err(error) = job.later(task) {
-                    let _ = refused.send(Err(error));
-                }
-            }
-        }
-        Pending::new(pending)
+        let topology = job.topology.clone();
+        job.start(move |engine| {
+            let carried = all_reduce(engine, &topology, data.as_mut(), op, note)?;
+            Ok(reduced(data, carried))
+        })
+    }
+
+    /// Starts what is carried out elsewhere; it comes back when it is through.
+    #[cfg(any(feature = "nccl", test))]
+    pub(crate) fn start_outside<O: Outside + 'static>(
+        &self,
+        what: String,
+        bytes: usize,
+        mut operation: O,
+    ) -> Pending<O> {
+        let Some(job) = &self.job else {
+            return Pending::done(Err(DistError::usage(format!("{what}: there is no other rank"))));
+        };
+        job.start(move |engine| {
+            let carried = engine.run_outside(what, bytes, &mut operation)?;
+            Ok(reduced(operation, carried))
+        })
     }
 
     /// Combines the values of all ranks; this rank gets the part that is returned, the rest of `data` is not defined.
@@ -326,6 +347,11 @@ impl fmt::Debug for Communicator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Communicator").field("rank", &self.rank).finish_non_exhaustive()
     }
+}
+
+fn reduced<B>(data: B, carried: Carried) -> Reduced<B> {
+    let Carried { not_finite, seconds, wait_s } = carried;
+    Reduced { data, not_finite, seconds, wait_s }
 }
 
 /// An operation whose values arrive as they were.

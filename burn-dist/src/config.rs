@@ -55,6 +55,9 @@ pub struct Agreed {
     pub algorithm: Algorithm,
     /// Whether ranks of one machine exchange payloads through shared memory.
     pub shared_memory: bool,
+    /// Whether gradients go from GPU to GPU by NCCL, where the program was built with it and every rank can: in that case
+    /// they are neither encrypted nor protected by our checksums.
+    pub nccl: bool,
     /// Whether every two ranks are connected, not only those that collectives need: for checking a network.
     pub full_mesh: bool,
 }
@@ -69,6 +72,7 @@ impl Default for Agreed {
             checksum: true,
             algorithm: Algorithm::Auto,
             shared_memory: true,
+            nccl: true,
             full_mesh: false,
         }
     }

@@ -47,7 +47,7 @@ impl Caller {
     /// How long a lane looks again and again, giving way to others, before it sleeps. Waking takes tens of microseconds,
     /// and with more ranks than cores they add up to a fifth of the time (benches/RESULTS.md); but looking takes time from
     /// a backward pass.
-    const fn spin(self) -> Duration {
+    pub(crate) const fn spin(self) -> Duration {
         match self {
             Self::Waits => Duration::from_millis(1),
             Self::Computes => Duration::from_micros(50),
@@ -286,7 +286,7 @@ fn suspicion(trouble: Trouble, terms: &Terms) -> Suspicion {
 }
 
 /// The same on two ranks exactly if they mean the same operation on the same layout.
-fn fingerprint(what: &str, wire: Wire, agreed: &Agreed) -> u64 {
+pub(crate) fn fingerprint(what: &str, wire: Wire, agreed: &Agreed) -> u64 {
     let layout = [wire as u64, agreed.segment_bytes as u64, agreed.streams as u64];
     hash([what.as_bytes(), bytemuck::bytes_of(&layout)])
 }

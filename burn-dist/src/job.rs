@@ -12,11 +12,12 @@ use std::{
 
 use crate::{
     assemble::Assembled,
-    config::Config,
+    config::{Agreed, Config},
     control::{Control, Farewell},
     engine::{Caller, Engine},
     error::{DistError, Result},
     flight::FlightRecorder,
+    pending::{Pending, Reduced},
     rendezvous::{Door, Roster},
     topology::Topology,
     trace::Trace,
@@ -26,6 +27,9 @@ use crate::{
 pub(crate) struct Job {
     pub(crate) roster: Arc<Roster>,
     pub(crate) topology: Topology,
+    pub(crate) agreed: Agreed,
+    #[cfg(feature = "nccl")]
+    pub(crate) is_encrypted: bool,
     pub(crate) control: Arc<Control>,
     pub(crate) flight: Arc<FlightRecorder>,
     trace: Arc<Trace>,
@@ -79,6 +83,7 @@ impl Job {
         let Assembled { engine, topology, roster, door } = assembled;
         let (control, flight, trace) =
             (Arc::clone(&engine.control), Arc::clone(&engine.flight), Arc::clone(&engine.trace));
+        let agreed = engine.agreed.clone();
         let trace_dir = config.trace_dir.clone();
         if trace_dir.is_some() {
             trace.start();
@@ -86,7 +91,20 @@ impl Job {
         let desk =
             Arc::new(Desk { engine: Mutex::new(engine), queued: Mutex::new(0), emptied: Condvar::new() });
         let worker = Mutex::new(None);
-        Self { roster, topology, control, flight, trace, trace_dir, desk, worker, _door: door }
+        Self {
+            roster,
+            topology,
+            agreed,
+            #[cfg(feature = "nccl")]
+            is_encrypted: config.tls.is_some(),
+            control,
+            flight,
+            trace,
+            trace_dir,
+            desk,
+            worker,
+            _door: door,
+        }
     }
 
     /// Carries out an operation on the caller's thread, when those that were started before are through.
@@ -102,8 +120,23 @@ impl Job {
         operation(&mut engine)
     }
 
+    /// Carries out an operation on the worker, after those that were started before.
+    pub(crate) fn start<B: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Engine) -> Result<Reduced<B>> + Send + 'static,
+    ) -> Pending<B> {
+        let (answer, pending) = Pending::new();
+        let refused = answer.clone();
+        // Nobody may wait for the answer; that is no error.
+        let task = Box::new(move |engine: &mut Engine| drop(answer.send(operation(engine))));
+        if let Err(error) = self.later(task) {
+            let _ = refused.send(Err(error));
+        }
+        pending
+    }
+
     /// Hands an operation to the worker, which is started by the first.
-    pub(crate) fn later(&self, task: Task) -> Result<()> {
+    fn later(&self, task: Task) -> Result<()> {
         let mut worker = lock(&self.worker);
         if worker.is_none() {
             let (tasks, queue) = mpsc::channel::<(Task, Place)>();

@@ -10,7 +10,8 @@
 //! comm.all_reduce(&mut gradients, ReduceOp::Mean)?;
 //! # Ok::<(), burn_dist::DistError>(())
 //! ```
-//! Every result has the same bits on all ranks, and again in the next run of the same job.
+//! Every result has the same bits on all ranks, and again in the next run of the same job; but for gradients that go by
+//! NCCL ([`Agreed::nccl`]), which are the same on all ranks only.
 //!
 //! # What fails, and how
 //!
@@ -32,6 +33,9 @@
 //! | has lost a connection to another that lives | [`FaultKind::LinkLost`] | 2 s |
 //! | is of an earlier start of the job, or there twice | it is refused; the job goes on | at once |
 //!
+//! What goes by NCCL (feature `nccl`) is watched likewise, and aborted by the verdict. An error that NCCL itself reports is taken
+//! for this rank's own after 3 s without one.
+//!
 //! Rank 0 is not special but for one thing: when it dies, everybody sees that alone, and names it.
 //!
 //! Times are defaults, on a network that delivers. Numbers that are not finite are no fault of the communicator: a
@@ -41,7 +45,8 @@
 //!
 //! Each connection begins with a mutual proof by HMAC-SHA256 that both ends know the job's secret (`BURN_DIST_SECRET_FILE`
 //! or `BURN_DIST_SECRET`). Without a secret a job stays on loopback, unless `BURN_DIST_INSECURE=1` says otherwise. The proof
-//! protects the door, not the bytes: on a network that others can listen on, use the feature `tls`.
+//! protects the door, not the bytes: on a network that others can listen on, use the feature `tls`. NCCL's own connections
+//! know neither: with TLS it is not used.
 //!
 //! # Platforms
 //!
@@ -68,6 +73,10 @@ mod interface;
 mod job;
 pub mod limits;
 pub mod measure;
+#[cfg(any(feature = "burn", test))]
+mod nccl;
+#[cfg(any(feature = "nccl", test))]
+mod outside;
 mod pending;
 pub mod rank;
 mod rendezvous;
@@ -80,7 +89,7 @@ pub use builder::Builder;
 pub use communicator::{Communicator, Vote};
 pub use config::{Agreed, Algorithm, Config, Timeouts, TlsFiles, Trust, Wire};
 #[cfg(feature = "burn")]
-pub use ddp::{BucketConfig, DataParallel, DataParallelConfig, GradientSink, NonFinite, Synced};
+pub use ddp::{BucketConfig, DataParallel, DataParallelConfig, GradientSink, NonFinite, Packing, Synced};
 pub use error::{DistError, Fault, FaultKind, Result};
 pub use pending::{Note, Pending, Reduced};
 pub use rank::{Rank, WorldSize};

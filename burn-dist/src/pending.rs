@@ -1,6 +1,6 @@
 //! An operation that runs while its rank does something else: what goes in beside the numbers, and what comes back.
 
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use crate::error::{DistError, Result};
 
@@ -15,9 +15,9 @@ pub struct Note {
 
 /// Numbers that came back.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reduced<T> {
+pub struct Reduced<B> {
     /// The buffer that was given, with the result.
-    pub data: Vec<T>,
+    pub data: B,
     /// Some rank's [`Note`] said that its numbers are not finite.
     pub not_finite: bool,
     /// How long the operation was under way, in seconds.
@@ -29,18 +29,28 @@ pub struct Reduced<T> {
 /// An operation under way. Dropping it does not end the operation.
 #[derive(Debug)]
 #[must_use = "the result is lost with it"]
-pub struct Pending<T>(Receiver<Result<Reduced<T>>>);
+pub struct Pending<B>(Receiver<Result<Reduced<B>>>);
 
-impl<T> Pending<T> {
-    pub(crate) fn new(answer: Receiver<Result<Reduced<T>>>) -> Self {
-        Self(answer)
+impl<B> Pending<B> {
+    /// An operation, and where its result goes.
+    pub(crate) fn new() -> (Sender<Result<Reduced<B>>>, Self) {
+        let (answer, pending) = mpsc::channel();
+        (answer, Self(pending))
+    }
+
+    /// An operation that was through at once.
+    pub(crate) fn done(result: Result<Reduced<B>>) -> Self {
+        let (answer, pending) = Self::new();
+        // The receiver is here.
+        let _ = answer.send(result);
+        pending
     }
 
     /// Waits for the result.
     ///
     /// # Errors
     /// The [`Fault`](crate::Fault) that ended the job.
-    pub fn wait(self) -> Result<Reduced<T>> {
+    pub fn wait(self) -> Result<Reduced<B>> {
         // The thread that answers holds the sender until it has: without an answer it panicked.
         self.0
             .recv()

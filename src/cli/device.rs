@@ -31,7 +31,7 @@ pub(super) fn find(name: &str) -> Result<Device> {
         #[expect(deprecated, reason = "upstream will remove it; until then it checks flex's numbers")]
         "ndarray" => tried(name, Device::ndarray),
         #[cfg(feature = "cuda")]
-        "cuda" => tried(name, || Device::cuda(index.unwrap_or(0))),
+        "cuda" => tried(name, || Device::cuda(index.unwrap_or_else(local_gpu))),
         #[cfg(feature = "wgpu")]
         "wgpu" => tried(name, || Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "vulkan")]
@@ -44,6 +44,16 @@ pub(super) fn find(name: &str) -> Result<Device> {
             KINDS.join(", ")
         ))),
     }
+}
+
+/// The GPU of this process' place on its machine, if a launcher gave it one. Whoever is told wrongly hears of it when it
+/// meets the other ranks.
+#[cfg(feature = "cuda")]
+fn local_gpu() -> usize {
+    let variable = |name: &str| std::env::var(name).ok();
+    let local_rank =
+        burn_dist::env::identity(&variable).ok().flatten().and_then(|identity| identity.local_rank);
+    crate::cluster::gpu_of_rank(local_rank, variable("CUDA_VISIBLE_DEVICES").as_deref())
 }
 
 /// Whether a device of this name has a memory of its own.

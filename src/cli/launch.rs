@@ -1,13 +1,13 @@
 //! `sprint launch`: the words of a launch, and those that its ranks need beyond what the user gave.
 
-use std::{env, ffi::OsString, io, iter, path::Path, thread, time::Duration};
+use std::{env, ffi::OsString, io, iter, path::Path, str::FromStr, thread, time::Duration};
 
 use clap::Parser;
 use signal_hook::{consts::SIGUSR1, iterator::Signals};
 
 use super::{Command, Words, run_folder, train};
 use crate::{
-    cluster::{End, Launch, Layout, Stopper, stopper},
+    cluster::{End, Launch, Layout, Stopper, stopper, visible_gpus},
     error::{Error, Result},
 };
 
@@ -18,9 +18,9 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, override_usage = "sprint launch [OPTIONS] -- train ...")]
 pub(super) struct Args {
-    /// Ranks on this machine; its cores are divided among them
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    nproc: u32,
+    /// Ranks on this machine, or gpu: one for each of its NVIDIA GPUs; its cores are divided among them
+    #[arg(long, value_name = "N", default_value = "1")]
+    nproc: NumRanks,
     /// Machines, each with a launch of its own and the same N
     #[arg(long, value_name = "M", default_value_t = 1)]
     nnodes: u32,
@@ -41,18 +41,46 @@ pub(super) struct Args {
     command: Vec<OsString>,
 }
 
+/// Of one machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NumRanks {
+    Count(u32),
+    Gpus,
+}
+
+impl FromStr for NumRanks {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        if word == "gpu" {
+            return Ok(Self::Gpus);
+        }
+        word.parse().map(Self::Count).map_err(|_| "expected a number of ranks, or gpu".into())
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   sprint launch --nproc 2 -- train
+  sprint launch --nproc gpu -- train --device cuda
   sprint launch --nproc 8 --nnodes 16 --node-rank 3 --master node0:29400 -- train --out /shared/run
   sprint launch --nproc 8 --nnodes 16 --node-rank 3 --master node0:29400 -- dist check
 
 Machines other than this one must know who may join: BURN_DIST_SECRET_FILE names a file with a secret.";
 
 pub(super) fn launch(args: Args) -> Result<()> {
-    let layout = Layout::new(args.nproc, args.nnodes, args.node_rank, args.master.as_deref())?;
     let mut words = args.command;
     let train = train_words(&words)?;
+    let (nnodes, node_rank, master) = (args.nnodes, args.node_rank, args.master.as_deref());
+    let layout = match args.nproc {
+        NumRanks::Count(num_local) => Layout::new(num_local, nnodes, node_rank, master)?,
+        NumRanks::Gpus => {
+            if let Some(train) = &train {
+                want_cuda(&train.sources().resolve()?.device)?;
+            }
+            Layout::on_gpus(visible_gpus()?, nnodes, node_rank, master)?
+        }
+    };
     let out = match train.as_ref().map(|train| (train, train.out())) {
         // Looks at connections and leaves no folder.
         None => None,
@@ -90,6 +118,17 @@ pub(super) fn launch(args: Args) -> Result<()> {
         ),
         None => "all ranks stopped".into(),
     }))
+}
+
+/// Refuses ranks that would leave alone the GPU which each is given.
+fn want_cuda(device: &str) -> Result<()> {
+    if device == "cuda" {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--nproc gpu gives each rank a GPU of its own, but they would train on {device}: expected `--device cuda` after \
+         `train`"
+    )))
 }
 
 /// Runs the ranks to their end, or until Ctrl-C or SIGTERM; whether it was that.

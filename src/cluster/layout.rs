@@ -7,7 +7,7 @@ use std::{env, io, net::TcpListener, num::NonZeroUsize, thread};
 
 use burn_dist::limits::MAX_WORLD_SIZE;
 
-use super::launch::LaunchError;
+use super::{gpus::VISIBLE, launch::LaunchError};
 
 /// Where a rank reads the number of the process that started it; see [`super::end_with_launcher`].
 pub(super) const LAUNCHER_PID: &str = "SPRINT_LAUNCHER_PID";
@@ -26,6 +26,8 @@ pub struct Layout {
     node_rank: u32,
     /// Host and port of rank 0, where the user gave them.
     master: Option<(String, u16)>,
+    /// What each rank of this machine may see of its GPUs; empty if that is left as it is.
+    gpus: Vec<String>,
 }
 
 impl Layout {
@@ -74,7 +76,21 @@ impl Layout {
             }
             None => None,
         };
-        Ok(Self { num_local, num_nodes, node_rank, master })
+        Ok(Self { num_local, num_nodes, node_rank, master, gpus: Vec::new() })
+    }
+
+    /// As [`new`](Self::new), with a rank for each of `gpus`, which sees only that one.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn on_gpus(
+        gpus: Vec<String>,
+        num_nodes: u32,
+        node_rank: u32,
+        master: Option<&str>,
+    ) -> Result<Self, LaunchError> {
+        let num_local = u32::try_from(gpus.len()).unwrap_or(u32::MAX);
+        Ok(Self { gpus, ..Self::new(num_local, num_nodes, node_rank, master)? })
     }
 
     /// The ranks of this machine.
@@ -154,7 +170,9 @@ impl Start {
     pub(super) fn environment(&self, layout: &Layout, local: u32) -> Variables {
         let own = [("BURN_DIST_RANK", layout.rank(local)), ("BURN_DIST_LOCAL_RANK", local)];
         let own = own.into_iter().map(|(name, value)| (name, value.to_string()));
-        self.shared.iter().cloned().chain(own).collect()
+        // In the rank's environment, so it is there before CUDA is called first.
+        let gpu = layout.gpus.get(local as usize).map(|gpu| (VISIBLE, gpu.clone()));
+        self.shared.iter().cloned().chain(own).chain(gpu).collect()
     }
 }
 
@@ -212,6 +230,22 @@ mod tests {
     #[test]
     fn cores_are_divided_and_nobody_goes_without() {
         assert_eq!([share(8, 1), share(8, 3), share(8, 8), share(2, 5)], [8, 2, 1, 1]);
+    }
+
+    #[test]
+    fn a_rank_on_a_gpu_sees_only_that_one() {
+        let gpus = ["GPU-1", "0", "5"].map(String::from);
+        let layout = Layout::on_gpus(gpus.into(), 2, 1, Some("a:1")).unwrap();
+        assert_eq!((layout.num_local(), layout.world_size(), layout.rank(2)), (3, 6, 5));
+        let start = Start { shared: Vec::new() };
+        let seen = |layout: &Layout, local| {
+            let variables = start.environment(layout, local);
+            variables.into_iter().find(|(name, _)| *name == VISIBLE).map(|(_, gpu)| gpu)
+        };
+        let all: Vec<_> = (0..3).filter_map(|local| seen(&layout, local)).collect();
+        assert_eq!(all, ["GPU-1", "0", "5"]);
+        assert_eq!(seen(&Layout::new(3, 1, 0, None).unwrap(), 0), None);
+        assert!(Layout::on_gpus(Vec::new(), 1, 0, None).is_err());
     }
 
     #[test]

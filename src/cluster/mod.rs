@@ -5,6 +5,7 @@
 mod cause;
 mod cost;
 pub mod forecast;
+mod gpus;
 mod launch;
 mod layout;
 mod leash;
@@ -12,6 +13,7 @@ mod output;
 mod ranks;
 
 pub use cost::{Cost, Price, PriceError};
+pub use gpus::{gpu_of_rank, visible_gpus};
 pub use launch::{End, Launch, LaunchError, Stopper, Stops, stopper};
 pub use layout::Layout;
 pub use leash::{end_with_launcher, has_launcher};

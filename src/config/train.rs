@@ -385,6 +385,6 @@ impl DistributedConfig {
     /// As burn-dist takes it.
     pub(crate) fn data_parallel(&self, non_finite: NonFinite) -> DataParallelConfig {
         let buckets = BucketConfig { first_bytes: self.first_bucket_bytes, cap_bytes: self.bucket_bytes };
-        DataParallelConfig { buckets, non_finite }
+        DataParallelConfig { buckets, non_finite, ..DataParallelConfig::default() }
     }
 }

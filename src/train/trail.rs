@@ -36,7 +36,7 @@ struct Sent {
     seconds: f64,
     /// This rank's own.
     loss: f64,
-    sums: Pending<f64>,
+    sums: Pending<Vec<f64>>,
 }
 
 /// Steps that are not on record yet.

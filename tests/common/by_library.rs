@@ -18,7 +18,16 @@ use crate::common::TINY;
 
 /// `work` on every rank of a job, each a thread.
 pub fn on_ranks<T: Send>(world_size: u32, work: impl Fn(Communicator) -> T + Sync) -> Vec<T> {
-    let mesh = Communicator::local_mesh(WorldSize::new(world_size).unwrap(), &Config::default()).unwrap();
+    on_ranks_with(&Config::default(), world_size, work)
+}
+
+/// The same in a job with such settings.
+pub fn on_ranks_with<T: Send>(
+    config: &Config,
+    world_size: u32,
+    work: impl Fn(Communicator) -> T + Sync,
+) -> Vec<T> {
+    let mesh = Communicator::local_mesh(WorldSize::new(world_size).unwrap(), config).unwrap();
     thread::scope(|scope| {
         let ranks: Vec<_> = mesh.into_iter().map(|comm| scope.spawn(|| work(comm))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()

@@ -1,16 +1,19 @@
 //! A Burn module trained by many processes as by one: the same parameters everywhere, gradients averaged.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use burn::{
     module::{Module, ParamId},
     optim::GradientsParams,
-    tensor::TensorData,
+    tensor::{Device, TensorData},
 };
 
 use super::{
     bucket::{BucketConfig, BucketPlan, Part},
     flight::Readers,
+    gpu::Group,
+    group,
+    pack::{Packer, Packing},
     sink::GradientSink,
     walk::{self, Entry},
 };
@@ -38,13 +41,15 @@ pub struct DataParallelConfig {
     pub buckets: BucketConfig,
     /// What becomes of a step whose gradients are no numbers.
     pub non_finite: NonFinite,
+    /// Where gradients are put together.
+    pub packing: Packing,
 }
 
 /// One rank's half of a data-parallel model: it knows the model's tensors and how their gradients travel. The model
 /// itself stays with its owner.
 ///
 /// Every method but [`parameter_hash`](Self::parameter_hash) is collective: all ranks call it, in the same order.
-/// Gradients travel as 32-bit floats. Tensors of integers and truth values are not looked at.
+/// Gradients travel as [`Wire`](crate::Wire) says. Tensors of integers and truth values are not looked at.
 pub struct DataParallel {
     pub(super) comm: Communicator,
     pub(super) config: DataParallelConfig,
@@ -57,8 +62,12 @@ pub struct DataParallel {
     pub(super) plan: BucketPlan,
     /// `None` in a job of one process.
     pub(super) readers: Option<Readers>,
-    /// Whether the model lies in the host's memory, where reading tensors one by one costs no more than all at once.
-    pub(super) on_host: bool,
+    /// The model's.
+    pub(super) device: Device,
+    /// `None` where buckets are put together on the host.
+    pub(super) packer: Option<Packer>,
+    /// Where buckets go from GPU to GPU.
+    pub(super) group: Option<Arc<Group>>,
 }
 
 impl std::fmt::Debug for DataParallel {
@@ -78,10 +87,11 @@ impl DataParallel {
     ///
     /// # Errors
     /// [`DistError::Disagreement`] names the ranks whose model or buckets differ, and the first parameter that does;
-    /// [`DistError::Config`] for bucket sizes that make no sense; [`DistError::Usage`] if nothing is to be trained.
+    /// [`DistError::Config`] for bucket sizes that make no sense; [`DistError::Usage`] if nothing is to be trained;
+    /// [`DistError::Fault`] if the job is over, also where all ranks have NCCL and it does not connect them.
     ///
     /// # Cost
-    /// One broadcast of the model, and one more copy of it in memory meanwhile.
+    /// One broadcast of the model, and one more copy of it in memory meanwhile; a vote on NCCL, and its start.
     pub fn new<M: Module>(comm: Communicator, model: M, config: DataParallelConfig) -> Result<(Self, M)> {
         Self::staged(comm, model, &[], config)
     }
@@ -117,9 +127,10 @@ impl DataParallel {
         agree::same_lines(&comm, "the models", &describe(&entries, &plan, &config))?;
         let is_single = comm.rank().world_size() == WorldSize::ONE;
         let readers = (!is_single).then(Readers::start);
-        // Only backends of accelerators keep a pool of memory and report it. Asking waits for the device: once.
-        let on_host = model.devices().iter().all(|device| device.memory_pool_usage().is_none());
-        let ddp = Self { comm, config, entries, trainable, place, plan, readers, on_host };
+        let device = model.devices().into_iter().next().unwrap_or_default().without_autodiff();
+        let packer = Packer::new(config.packing, &device, comm.wire());
+        let group = group::form(&comm, packer.as_ref())?.map(Arc::new);
+        let ddp = Self { comm, config, entries, trainable, place, plan, readers, device, packer, group };
         let model = ddp.broadcast(model)?;
         Ok((ddp, model))
     }
@@ -150,7 +161,7 @@ impl DataParallel {
     /// As [`GradientSink::ready`] and [`GradientSink::finish`].
     ///
     /// # Cost
-    /// An all-reduce of all gradients, a copy from the device and one back.
+    /// An all-reduce of all gradients, a copy from the device and one back; by NCCL no copy, and a vote.
     pub fn average<M: Module>(&mut self, gradients: GradientsParams, model: &M) -> Result<GradientsParams> {
         let mut sink = self.sink();
         sink.ready(model, gradients)?;
@@ -283,7 +294,7 @@ impl DataParallel {
 
 /// What ranks must have alike, a line for each thing: policy, buckets, tensors.
 fn describe(entries: &[Entry], plan: &BucketPlan, config: &DataParallelConfig) -> String {
-    let DataParallelConfig { buckets: BucketConfig { first_bytes, cap_bytes }, non_finite } = config;
+    let DataParallelConfig { buckets: BucketConfig { first_bytes, cap_bytes }, non_finite, .. } = config;
     let mut lines =
         format!("buckets of {first_bytes} and {cap_bytes} bytes, at non-finite gradients {non_finite:?}\n");
     for entry in entries {

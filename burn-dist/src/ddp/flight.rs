@@ -5,28 +5,77 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    iter,
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread::JoinHandle,
 };
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, Transaction};
 
-use crate::{Communicator, Note, Pending, ReduceOp, Reduced, Result};
+use super::{
+    buffer::{Buffer, words},
+    gpu::{Exchange, Group},
+    pack::Packed,
+};
+use crate::{Communicator, Note, Pending, ReduceOp, Reduced, Result, config::Wire};
 
-/// Threads that read buckets from the device: one at work, one waiting, so that a request is on its way before the
-/// device is done with what the one before it waits for.
-const NUM_READERS: usize = 2;
+/// Threads that read buckets from a device. A request waits for all that the device was told before it, so the next
+/// bucket's must not wait until this one's is answered; and a reader's copies run beside the backward pass, for each
+/// thread has a stream of its own.
+const NUM_READERS: usize = 4;
 
 /// A complete bucket.
 pub(super) struct Load {
     pub(super) bucket: usize,
-    /// Those of its gradients that exist, in order: each by itself, or several in one tensor.
-    pub(super) values: Vec<Tensor<1>>,
-    /// Its parameters in order: their number of values, and whether they are among `values`; else they are zeros.
-    pub(super) pieces: Vec<(usize, bool)>,
-    /// What every value is multiplied by.
-    pub(super) scale: f32,
+    /// Its parameters' numbers of values, in order.
+    pub(super) lens: Vec<usize>,
+    pub(super) content: Content,
+}
+
+/// What is in a bucket, and where it becomes one.
+pub(super) enum Content {
+    /// Gradients, to be put together on the host: `None` for one that is not there and counts as zeros, and what every
+    /// value is multiplied by.
+    Apart(Vec<Option<Tensor<1>>>, f32),
+    /// Put together on the device, and the number type of its values.
+    Packed(Box<Packed>, Wire),
+    /// Likewise, to go from GPU to GPU; and where on the device its average goes.
+    Stays(Box<(Packed, Tensor<1>)>, Arc<Group>),
+}
+
+/// A bucket, and the first of its parameters with a value that is no number.
+pub(super) type Checked<T> = (T, Option<usize>);
+
+/// A bucket that is ready to go, or came back.
+pub(super) enum Cargo {
+    Host(Buffer),
+    Gpu(Box<Exchange>),
+}
+
+impl Cargo {
+    /// What came back, on the device or on its way there.
+    pub(super) fn into_tensor(self, device: &Device) -> Tensor<1> {
+        match self {
+            Self::Host(buffer) => buffer.into_tensor(device),
+            Self::Gpu(exchange) => exchange.into_tensor(),
+        }
+    }
+}
+
+/// A bucket under way.
+enum Launched {
+    Host(Pending<Buffer>),
+    Gpu(Pending<Exchange>),
+}
+
+/// A bucket that came back.
+pub(super) struct Landed {
+    pub(super) average: Cargo,
+    /// Some rank's values are not finite. Of what goes from GPU to GPU only a vote can tell.
+    pub(super) not_finite: bool,
+    /// How long it was under way.
+    pub(super) seconds: f64,
 }
 
 /// Gradients of this rank that are no numbers: the first bucket that has one, and the place of its parameter there.
@@ -44,8 +93,8 @@ struct State {
     /// The bucket to be launched next.
     next: usize,
     /// Read already, but not their turn.
-    waiting: BTreeMap<usize, (Vec<f32>, bool)>,
-    launched: VecDeque<Pending<f32>>,
+    waiting: BTreeMap<usize, (Cargo, bool)>,
+    launched: VecDeque<Launched>,
     bad: Bad,
 }
 
@@ -59,23 +108,28 @@ impl Flight {
         let bucket = load.bucket;
         // Tensor operations panic where a device fails; the thread that waits for this bucket must hear of it.
         let gathered = panic::catch_unwind(AssertUnwindSafe(|| gather(load)));
-        let (buffer, bad) =
+        let (cargo, bad) =
             gathered.unwrap_or_else(|_| Err("the device's library panicked".into())).unwrap_or_else(|why| {
                 self.comm.fail(&format!("cannot read the gradients of bucket {bucket}: {why}"));
-                (Vec::new(), None)
+                (Cargo::Host(Buffer::Host(Vec::new())), None)
             });
         let mut state = self.lock();
         if let Some(piece) = bad {
             state.bad = Some(state.bad.map_or((bucket, piece), |before| before.min((bucket, piece))));
         }
-        state.waiting.insert(bucket, (buffer, bad.is_some()));
-        while let Some((buffer, not_finite)) = {
+        state.waiting.insert(bucket, (cargo, bad.is_some()));
+        while let Some((cargo, not_finite)) = {
             let next = state.next;
             state.waiting.remove(&next)
         } {
-            let note = Note { bucket: state.next as u32, not_finite };
-            let pending = self.comm.start_all_reduce(buffer, ReduceOp::Mean, note);
-            state.launched.push_back(pending);
+            let bucket = state.next;
+            let note = Note { bucket: bucket as u32, not_finite };
+            state.launched.push_back(match cargo {
+                Cargo::Host(buffer) => {
+                    Launched::Host(self.comm.start_all_reduce(buffer, ReduceOp::Mean, note))
+                }
+                Cargo::Gpu(exchange) => Launched::Gpu(exchange.start(&self.comm, bucket)),
+            });
             state.next += 1;
         }
         drop(state);
@@ -83,16 +137,25 @@ impl Flight {
     }
 
     /// Waits for the next bucket in order.
-    pub(super) fn next(&self) -> Result<Reduced<f32>> {
+    pub(super) fn next(&self) -> Result<Landed> {
         let mut state = self.lock();
-        let pending = loop {
+        let launched = loop {
             match state.launched.pop_front() {
-                Some(pending) => break pending,
+                Some(launched) => break launched,
                 None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         };
         drop(state);
-        pending.wait()
+        match launched {
+            Launched::Host(pending) => {
+                let Reduced { data, not_finite, seconds, .. } = pending.wait()?;
+                Ok(Landed { average: Cargo::Host(data), not_finite, seconds })
+            }
+            Launched::Gpu(pending) => {
+                let Reduced { data, seconds, .. } = pending.wait()?;
+                Ok(Landed { average: Cargo::Gpu(Box::new(data)), not_finite: false, seconds })
+            }
+        }
     }
 
     /// This rank's own first gradient that is no number, once all buckets have landed.
@@ -105,28 +168,49 @@ impl Flight {
     }
 }
 
-/// Copies, scales and looks for what is no number in one pass. Returns the bucket and its first piece that has one.
-fn gather(load: Load) -> Result<(Vec<f32>, Option<usize>), String> {
-    let Load { values, pieces, scale, .. } = load;
-    let read = |values: Tensor<1>| values.try_into_data().map_err(|error| format!("{error:?}"));
-    let data = values.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let mut tensors = data.iter();
-    let mut values: &[f32] = &[];
-    let mut buffer = Vec::with_capacity(pieces.iter().map(|piece| piece.0).sum());
+/// The bucket once it is there, ready to go.
+fn gather(load: Load) -> Result<Checked<Cargo>, String> {
+    let Load { lens, content, .. } = load;
+    match content {
+        Content::Apart(gradients, scale) => {
+            let (values, bad) = put_together(&lens, gradients, scale)?;
+            Ok((Cargo::Host(Buffer::Host(values)), bad))
+        }
+        Content::Packed(packed, wire) => {
+            let Packed { values, sum } = *packed;
+            // Both at once: one wait for the device.
+            let read = Transaction::default().register(values).register(sum).try_execute().map_err(words)?;
+            let [values, sum] = <[_; 2]>::try_from(read).map_err(|_| "not what was asked for")?;
+            let mut buffer = Buffer::read(values, wire)?;
+            let is_finite = sum.iter::<f32>().all(f32::is_finite);
+            let bad = if is_finite { None } else { first_bad(&lens, buffer.as_mut()) };
+            Ok((Cargo::Host(buffer), bad))
+        }
+        Content::Stays(bucket, group) => {
+            let (packed, target) = *bucket;
+            let (exchange, bad) = group.prepare(packed, target, &lens)?;
+            Ok((Cargo::Gpu(Box::new(exchange)), bad))
+        }
+    }
+}
+
+/// Copies, scales and looks for what is no number in one pass.
+fn put_together(
+    lens: &[usize],
+    gradients: Vec<Option<Tensor<1>>>,
+    scale: f32,
+) -> Result<Checked<Vec<f32>>, String> {
+    let read = |gradient: Option<Tensor<1>>| gradient.map(Tensor::try_into_data).transpose();
+    let data = gradients.into_iter().map(read).collect::<Result<Vec<_>, _>>().map_err(words)?;
+    let mut buffer = Vec::with_capacity(lens.iter().sum());
     let mut bad = None;
-    for (place, (len, exists)) in pieces.into_iter().enumerate() {
-        if !exists {
-            buffer.resize(buffer.len() + len, 0.0);
+    for (place, (&len, data)) in lens.iter().zip(&data).enumerate() {
+        let Some(data) = data else {
+            buffer.extend(iter::repeat_n(0.0, len));
             continue;
-        }
-        if values.is_empty() {
-            let next = tensors.next().ok_or("fewer tensors than gradients")?;
-            values = next.as_slice::<f32>().map_err(|error| format!("{error:?}"))?;
-        }
-        let (source, others) = values.split_at_checked(len).ok_or("fewer values than the parameters have")?;
-        values = others;
+        };
         let mut finite = true;
-        buffer.extend(source.iter().map(|value| {
+        buffer.extend(data.as_slice::<f32>().map_err(words)?.iter().map(|value| {
             let scaled = value * scale;
             finite &= scaled.is_finite();
             scaled
@@ -136,6 +220,15 @@ fn gather(load: Load) -> Result<(Vec<f32>, Option<usize>), String> {
         }
     }
     Ok((buffer, bad))
+}
+
+/// The first piece with a value that is no number.
+pub(super) fn first_bad(lens: &[usize], mut values: &[f32]) -> Option<usize> {
+    lens.iter().position(|&len| {
+        let (piece, others) = values.split_at_checked(len).unwrap_or((values, &[]));
+        values = others;
+        !piece.iter().all(|value| value.is_finite())
+    })
 }
 
 /// The threads that read.

@@ -41,15 +41,24 @@
 //! | `data_parallel` | what a user holds: start, averages, buffers, checks |
 //! | `sink` | takes gradients as they become ready, gives their averages |
 //! | `bucket` | which gradients travel together: a plan, pure |
+//! | `pack` | a bucket put together on the device |
+//! | `group`, `gpu` | whether buckets go from GPU to GPU by NCCL, and how (`no_gpu`: built without) |
+//! | `buffer` | a bucket's values on the host |
 //! | `flight` | a step's buckets on their way |
 //! | `walk` | a module as a list of tensors |
 
 mod bucket;
+mod buffer;
 mod data_parallel;
 mod flight;
+#[cfg_attr(not(feature = "nccl"), path = "no_gpu.rs")]
+mod gpu;
+mod group;
+mod pack;
 mod sink;
 mod walk;
 
 pub use bucket::BucketConfig;
 pub use data_parallel::{DataParallel, DataParallelConfig, NonFinite};
+pub use pack::Packing;
 pub use sink::{GradientSink, Synced};

@@ -5,15 +5,16 @@ use std::{sync::Arc, time::Instant};
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
-    tensor::{DType, FloatDType, Tensor, TensorData},
+    tensor::{DType, FloatDType, Tensor},
 };
 
 use super::{
     data_parallel::{DataParallel, NonFinite},
-    flight::{Flight, Load},
+    flight::{Content, Flight, Load},
+    pack::in_f32,
 };
 use crate::{
-    agree,
+    Vote, agree,
     error::{DistError, Result},
 };
 
@@ -102,17 +103,18 @@ impl<'a> GradientSink<'a> {
                 self.hand_over(bucket);
             }
         }
-        let device = model.devices().into_iter().next().unwrap_or_default().without_autodiff();
         let (mut comm_wait_s, mut wire_s, mut not_finite) = (0.0, 0.0, false);
         let mut averages = Vec::with_capacity(self.ddp.plan.buckets.len());
         for _ in &self.ddp.plan.buckets {
             let waiting = Instant::now();
-            let reduced = flight.next()?;
+            let landed = flight.next()?;
             comm_wait_s += waiting.elapsed().as_secs_f64();
-            wire_s += reduced.seconds;
-            not_finite |= reduced.not_finite;
-            let len = reduced.data.len();
-            averages.push(Tensor::from_data(TensorData::new(reduced.data, [len]), (&device, DType::F32)));
+            wire_s += landed.seconds;
+            not_finite |= landed.not_finite;
+            averages.push(landed.average.into_tensor(&self.ddp.device));
+        }
+        if self.ddp.group.is_some() {
+            not_finite = self.ddp.comm.vote(flight.bad().is_some(), Vote::Any)?;
         }
         if not_finite {
             let why = self.ddp.name_bad(flight.bad())?;
@@ -142,13 +144,23 @@ impl<'a> GradientSink<'a> {
         let (Some(readers), Some(flight)) = (&self.ddp.readers, &self.flight) else { return };
         self.missing[bucket] = 0;
         let params = &self.ddp.plan.buckets[bucket].params;
-        let lens = params.iter().map(|&param| self.ddp.trainable_entry(param).len());
-        let pieces = lens.zip(params.iter().map(|&param| self.given[param].is_some())).collect();
-        let mut values: Vec<_> = params.iter().filter_map(|&param| self.given[param].take()).collect();
-        if values.len() > 1 && !self.ddp.on_host {
-            values = vec![Tensor::cat(values, 0)];
-        }
-        readers.hand_over(flight, Load { bucket, values, pieces, scale: self.scale });
+        let lens: Vec<_> = params.iter().map(|&param| self.ddp.trainable_entry(param).len()).collect();
+        let gradients = params.iter().map(|&param| self.given[param].take());
+        let content = match &self.ddp.packer {
+            Some(packer) => {
+                let gradients = gradients.zip(&lens).map(|(gradient, &len)| gradient.ok_or(len)).collect();
+                let packed = packer.pack(gradients, self.scale);
+                match &self.ddp.group {
+                    Some(group) => {
+                        let room = packer.room(lens.iter().sum());
+                        Content::Stays(Box::new((packed, room)), Arc::clone(group))
+                    }
+                    None => Content::Packed(Box::new(packed), packer.wire),
+                }
+            }
+            None => Content::Apart(gradients.collect(), self.scale),
+        };
+        readers.hand_over(flight, Load { bucket, lens, content });
     }
 }
 
@@ -220,10 +232,6 @@ fn first_bad<M: Module>(ddp: &DataParallel, model: &M, gradients: &GradientsPara
     }
     let bad = Tensor::cat(probe.probes, 0).into_data().iter::<f32>().position(|probe| !probe.is_finite());
     bad.map(|place| probe.names[place].to_owned())
-}
-
-fn in_f32(gradient: Tensor<1>) -> Tensor<1> {
-    if gradient.dtype() == DType::F32 { gradient } else { gradient.cast(FloatDType::F32) }
 }
 
 impl DataParallel {

@@ -19,7 +19,7 @@ use crate::{
 
 const PREFIX: &str = "BURN_DIST_";
 /// Every variable of ours, without [`PREFIX`].
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 23] = [
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
@@ -42,6 +42,7 @@ const KNOWN: [&str; 22] = [
     "FLIGHT_DIR",
     "TRACE_DIR",
     "SHARED_MEMORY",
+    "NCCL",
 ];
 
 impl Config {
@@ -54,7 +55,7 @@ impl Config {
     /// | `INSECURE=1` | No secret, on any network. |
     /// | `TLS_CA`, `TLS_CERT`, `TLS_KEY` | Mutual TLS 1.3: PEM files. |
     /// | `IFNAME` | Interfaces to use; `NCCL_SOCKET_IFNAME` and `GLOO_SOCKET_IFNAME` are read too. |
-    /// | `STREAMS`, `WIRE`, `CHECKSUM`, `SHARED_MEMORY` | Alike on all ranks: see [`Agreed`]. |
+    /// | `STREAMS`, `WIRE`, `CHECKSUM`, `SHARED_MEMORY`, `NCCL` | Alike on all ranks: see [`Agreed`]. |
     /// | `TIMEOUT_S`, `STARTUP_TIMEOUT_S` | Seconds for an operation, for all ranks to come together. |
     /// | `FLIGHT_DIR`, `TRACE_DIR` | Where flight records and traces go. |
     ///
@@ -70,7 +71,7 @@ impl Config {
         }
         let vars = Vars(vars);
         let defaults = Self::default();
-        let Agreed { streams, wire, checksum, shared_memory, .. } = defaults.agreed;
+        let Agreed { streams, wire, checksum, shared_memory, nccl, .. } = defaults.agreed;
         let Timeouts { startup, operation, .. } = defaults.timeouts;
         let config = Self {
             agreed: Agreed {
@@ -78,6 +79,7 @@ impl Config {
                 wire: wire_format(&vars)?.unwrap_or(wire),
                 checksum: switch(&vars, "BURN_DIST_CHECKSUM")?.unwrap_or(checksum),
                 shared_memory: switch(&vars, "BURN_DIST_SHARED_MEMORY")?.unwrap_or(shared_memory),
+                nccl: switch(&vars, "BURN_DIST_NCCL")?.unwrap_or(nccl),
                 ..defaults.agreed
             },
             timeouts: Timeouts {

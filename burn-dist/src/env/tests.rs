@@ -258,6 +258,7 @@ fn settings_come_from_variables() {
         ("BURN_DIST_WIRE", "bf16"),
         ("BURN_DIST_CHECKSUM", "0"),
         ("BURN_DIST_SHARED_MEMORY", "off"),
+        ("BURN_DIST_NCCL", "0"),
         ("BURN_DIST_TIMEOUT_S", "7"),
         ("BURN_DIST_STARTUP_TIMEOUT_S", "8"),
         ("BURN_DIST_FLIGHT_DIR", "somewhere"),
@@ -267,7 +268,7 @@ fn settings_come_from_variables() {
     let config = config(&vars).unwrap();
     assert_eq!(config.trust, Trust::Secret(b" s ".to_vec()));
     assert_eq!((config.agreed.streams, config.agreed.wire), (2, Wire::Bf16));
-    assert!(!config.agreed.checksum && !config.agreed.shared_memory);
+    assert!(!config.agreed.checksum && !config.agreed.shared_memory && !config.agreed.nccl);
     assert_eq!((config.timeouts.operation.as_secs(), config.timeouts.startup.as_secs()), (7, 8));
     assert_eq!(config.interface.as_deref(), Some("=eth0"));
     assert_eq!(config.flight_dir.unwrap().to_str(), Some("somewhere"));
