@@ -176,23 +176,23 @@ impl fmt::Display for Page {
                 ceilings;
             writeln!(
                 f,
-                "GB/s: copy {:.0}, to the host {:.1}, from it {:.1}",
+                "GB/s: copy {:.1}, to the host {:.1}, from it {:.1}",
                 copy_bytes_per_s / 1e9,
                 to_host_bytes_per_s / 1e9,
                 to_device_bytes_per_s / 1e9
             )?;
             for Product { precision, side, flop_per_s } in products {
-                writeln!(f, "{precision} matrix product of side {side}: {:.1} TFLOP/s", flop_per_s / 1e12)?;
+                writeln!(f, "{precision} matrix product of side {side}: {:.3} TFLOP/s", flop_per_s / 1e12)?;
             }
         }
         writeln!(
             f,
-            "\n{:<9} {:>4} {:>5} {:>4} {:<26} {:>9} {:>9} {:>9} {:>8} {:>7} {:>9} {:>9}",
+            "\n{:<9} {:>4} {:>5} {:>4} {:<10} {:>9} {:>9} {:>9} {:>8} {:>7} {:>9} {:>9}",
             "network",
             "px",
             "batch",
-            "",
-            "",
+            "type",
+            "how",
             "warm-up s",
             "step ms",
             "images/s",
@@ -204,7 +204,7 @@ impl fmt::Display for Page {
         for row in &self.steps {
             writeln!(
                 f,
-                "{:<9} {:>4} {:>5} {:>4} {:<26} {:>9} {:>9} {:>9} {:>8} {:>7} {:>9} {:>9}",
+                "{:<9} {:>4} {:>5} {:>4} {:<10} {:>9} {:>9} {:>9} {:>8} {:>7} {:>9} {:>9}",
                 row.network,
                 row.size,
                 row.batch_size,
@@ -232,7 +232,7 @@ impl fmt::Display for Page {
             writeln!(
                 f,
                 "{:>4} {:>5} {:>4} {:>12} {:>12} {:>12} {:>10} {:>8}",
-                "px", "batch", "", "conv forward", "input grad", "weight grad", "batch norm", "rest"
+                "px", "batch", "type", "conv forward", "input grad", "weight grad", "batch norm", "rest"
             )?;
         }
         for (row, parts) in with_parts {
