@@ -7,6 +7,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`bench`](mod@bench) | what a device does with a training step, measured |
 //! | [`cli`] | words to typed values; the only place that names a backend |
 //! | [`cluster`] | many processes as one run: started, watched, ended together |
 //! | [`config`] | TOML, `--set` and flags to a checked plan |
@@ -51,6 +52,7 @@
 //! # Ok::<(), burn_sprint::Error>(())
 //! ```
 
+pub mod bench;
 pub mod cli;
 pub mod cluster;
 pub mod config;

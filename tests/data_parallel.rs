@@ -21,7 +21,7 @@ use burn_dist::{
     Packing, Wire,
 };
 
-use common::cpus;
+use common::devices;
 
 const INPUTS: usize = 5;
 
@@ -107,13 +107,13 @@ fn gradient_values<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<Op
     read.1
 }
 
-/// Runs `work` on every rank of a job of `world` on every CPU backend, and gives each backend's results to `check`.
+/// Runs `work` on every rank of a job of `world` on a device of every backend, and gives each backend's results to `check`.
 fn on_ranks<T: Send>(
     world: u32,
     work: impl Fn(Communicator, Device) -> T + Sync,
     check: impl Fn(&str, Vec<T>),
 ) {
-    for (name, device) in cpus() {
+    for (name, device) in devices() {
         check(name, by_library::on_ranks(world, |comm| work(comm, device.clone().autodiff())));
     }
 }

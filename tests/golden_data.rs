@@ -28,7 +28,7 @@ use burn_sprint::{
     },
     train::{About, Classifier, Normalizer, comparable_crop, evaluate},
 };
-use common::{Random, cpus, sprint, word};
+use common::{Random, devices, sprint, word};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use source::classes_in_turn;
@@ -63,7 +63,7 @@ fn half_normalization_is_pytorchs() {
     let bytes = fs::read(fixtures().join("golden_tensors.safetensors")).unwrap();
     let expected = floats(&SafeTensors::deserialize(&bytes).unwrap(), "half table");
     let pixels: Vec<u8> = (0..=255).flat_map(|byte| [byte; 3]).collect();
-    for (name, device) in cpus() {
+    for (name, device) in devices() {
         let normalization = Normalization { half: true, ..Normalization::imagenet(3) };
         let images = Normalizer::new(&normalization, &device).images(&pixels, [1, 16, 16, 3]);
         assert_eq!(images.dims(), [1, 3, 16, 16]);
@@ -133,7 +133,7 @@ fn evaluation_tensors_are_torchvisions() {
     );
     let batch = Loader::new(source.clone(), config).unwrap().next().unwrap().unwrap();
     let expected: Vec<f32> = source.class_names().iter().flat_map(|name| floats(&tensors, name)).collect();
-    for (device_name, device) in cpus() {
+    for (device_name, device) in devices() {
         let normalization = Normalization::imagenet(3);
         let (images, _) = Normalizer::new(&normalization, &device).tensors(&batch);
         let got: Vec<f32> = images.clone().into_data().iter().collect();
@@ -328,7 +328,7 @@ fn ranks_share_chunks_out() {
 #[test]
 fn rectangular_accuracy_does_not_depend_on_the_world_size() {
     let source = Arc::new(Shapes::new(37));
-    for (name, device) in cpus() {
+    for (name, device) in devices() {
         let model = network(7, &device);
         let normalizer = Normalizer::new(&Normalization::imagenet(3), &device);
         let sums = |world_size| {

@@ -22,7 +22,7 @@ use burn_sprint::{
     train::{Job, Optimizer, Outcome, Scaler, StepConfig, StepResult, step},
 };
 use by_library::{on_ranks, train_rank};
-use common::{NUM_STEPS, NUM_TRAIN, Random, assert_same_end, checkpoints, cpus, rows, write_idx};
+use common::{NUM_STEPS, NUM_TRAIN, Random, assert_same_end, checkpoints, cpus, devices, rows, write_idx};
 
 /// A network in training, and everything a step moves.
 struct Training {
@@ -67,6 +67,7 @@ impl Training {
 
 #[test]
 fn a_power_of_two_changes_no_bit_of_f32() {
+    // A GPU promises no bits.
     for (name, device) in cpus() {
         let after = |loss_scale| {
             let mut training = Training::new(&device, NonFinite::SkipStep);
@@ -118,7 +119,7 @@ fn an_overflow_is_skipped_and_counted() {
     let rule = LossScale::Dynamic;
     for (name, device, dtype) in [("f16", Device::flex(), FloatDType::F16)]
         .into_iter()
-        .chain(cpus().into_iter().map(|(name, device)| (name, device, FloatDType::F32)))
+        .chain(devices().into_iter().map(|(name, device)| (name, device, FloatDType::F32)))
     {
         let (mut training, mut scaler) = (Training::new(&device, NonFinite::SkipStep), Scaler::default());
         let mut skipped = 0;

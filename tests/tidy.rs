@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("record", &[]),
     ("prepare", &["data", "error"]),
     ("config", &["cluster", "data", "error", "recipe"]),
+    ("bench", &["config", "error", "train"]),
     ("train", &["cluster", "config", "data", "error", "recipe", "record"]),
 ];
 

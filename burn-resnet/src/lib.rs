@@ -72,7 +72,7 @@ pub mod weights;
 
 pub use block::Block;
 pub use config::{ConfigError, ResNetConfig, Stem};
-pub use count::LayerCount;
+pub use count::{ConvShape, LayerCount, Then};
 pub use depth::Depth;
 pub use init::Start;
 pub use layer::{Conv, Linear};

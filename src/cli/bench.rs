@@ -1,5 +1,7 @@
 //! `sprint bench`: what this machine does by itself. `data` times the way from picture files to batches; what a recipe's
-//! devices take comes from `cluster::forecast`.
+//! devices take comes from `cluster::forecast`. `gpu` is a file of its own.
+
+mod gpu;
 
 use std::path::PathBuf;
 
@@ -30,6 +32,8 @@ pub(super) struct Args {
 enum Bench {
     /// Pictures to batches: images a second, by part, and whether a recipe will wait for them
     Data(Data),
+    /// A training step on a device: its time, where it goes, and what bounds it
+    Gpu(gpu::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,6 +65,7 @@ Examples:
 pub(super) fn bench(args: &Args) -> Result<()> {
     match &args.command {
         Bench::Data(args) => data(args),
+        Bench::Gpu(args) => gpu::gpu(args),
     }
 }
 

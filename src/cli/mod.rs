@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod device;
+mod devices;
 mod dist;
 mod dry_run;
 mod eval;
@@ -61,6 +62,8 @@ enum Command {
     Plan(plan::Args),
     Prepare(prepare::Args),
     Bench(bench::Args),
+    /// List what `--device` can be here, and what is missing where a device cannot be used.
+    Devices,
     Eval(eval::Args),
     Predict(predict::Args),
     Export(export::Args),
@@ -98,6 +101,10 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::plan(&args),
         Command::Prepare(args) => prepare::prepare(args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Devices => {
+            devices::devices();
+            Ok(())
+        }
         Command::Eval(args) => eval::eval(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Export(args) => export::export(&args),

@@ -52,6 +52,7 @@ pub use measure::measure_step;
 pub use mix::Mix;
 pub use money::{cost_per_hour, num_machines};
 pub use optimizer::Optimizer;
+pub(crate) use precision::dtype;
 pub use progress::{EpochTotals, Progress};
 pub use run::{CONFIG, Job, Outcome, Stop, run};
 pub use scaler::Scaler;

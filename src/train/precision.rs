@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The number type of images.
-pub(super) fn dtype(precision: Precision) -> FloatDType {
+pub(crate) fn dtype(precision: Precision) -> FloatDType {
     match precision {
         Precision::F32 => FloatDType::F32,
         Precision::F16 => FloatDType::F16,

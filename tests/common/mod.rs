@@ -12,8 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use burn::tensor::Device;
 use serde_json::Value;
+
+#[path = "../../burn-kernels/tests/common/devices.rs"]
+mod devices;
+#[allow(unused_imports, reason = "as above")]
+pub use devices::{cpus, devices, gpus, is_gpu, tolerance};
 
 /// Nothing in these tests takes so long: past it something hangs.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -26,16 +30,6 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(start.elapsed() < DEADLINE, "{what}");
         thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// Every CPU backend that is compiled in, by name.
-pub fn cpus() -> Vec<(&'static str, Device)> {
-    #[cfg_attr(not(feature = "ndarray"), allow(unused_mut))]
-    let mut all = vec![("flex", Device::flex())];
-    #[cfg(feature = "ndarray")]
-    #[allow(deprecated, reason = "a second opinion for tests")]
-    all.push(("ndarray", Device::ndarray()));
-    all
 }
 
 pub const NUM_CLASSES: usize = 4;

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
+pub mod devices;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// A generator with nothing to depend on: SplitMix64.

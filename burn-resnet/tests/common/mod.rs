@@ -12,13 +12,14 @@ use burn_resnet::weights::{HeadPolicy, NamedTensor, apply_named, to_named};
 use burn_resnet::{ResNet, ResNetConfig};
 use safetensors::SafeTensors;
 
-/// Calls `test` with every CPU backend that is compiled in.
-pub(crate) fn for_each_cpu_device(test: impl Fn(&str, Device)) {
-    #[cfg(feature = "flex")]
-    test("flex", Device::flex());
-    #[cfg(feature = "ndarray")]
-    #[allow(deprecated)]
-    test("ndarray", Device::ndarray());
+#[path = "../../../burn-kernels/tests/common/devices.rs"]
+mod devices;
+#[allow(unused_imports)]
+pub(crate) use devices::{is_gpu, tolerance};
+
+/// Calls `test` with a device of every backend that is compiled in, those on GPUs where there are any.
+pub(crate) fn for_each_device(test: impl Fn(&str, Device)) {
+    devices::devices().into_iter().for_each(|(name, device)| test(name, device));
 }
 
 /// The CPU backend that is compiled in, the faster one of two.

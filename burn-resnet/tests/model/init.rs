@@ -98,7 +98,7 @@ fn the_first_loss_is_that_of_guessing() {
 fn bits_depend_on_the_seed_and_on_nothing_else() {
     let config = ResNetConfig::new(Depth::D8, 10).unwrap();
     let first = to_named(&config.init(1, &cpu()));
-    for_each_cpu_device(|backend, device| {
+    for_each_device(|backend, device| {
         assert_eq!(to_named(&config.init(1, &device)), first, "{backend}");
         assert_eq!(to_named(&config.init(1, &device.autodiff())), first, "{backend}, autodiff");
     });
@@ -116,7 +116,7 @@ fn bits_depend_on_the_seed_and_on_nothing_else() {
 #[test]
 fn a_network_of_the_plain_device_can_be_trained() {
     let config = ResNetConfig::new(Depth::D8, 4).unwrap().with_width(2).unwrap();
-    for_each_cpu_device(|backend, device| {
+    for_each_device(|backend, device| {
         let model = config.init(1, &device).train();
         let x = images("a", [2, 3, 8, 8], &device.autodiff());
         let grads = model.forward(x).sum().backward();

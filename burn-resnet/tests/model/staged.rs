@@ -1,4 +1,4 @@
-//! The staged backward gives the whole backward's gradients, bit for bit, the classifier's first.
+//! The staged backward gives the whole backward's gradients, bit for bit on a CPU, the classifier's first.
 
 use burn::module::{Module, ParamGroup};
 use burn::optim::GradientsParams;
@@ -7,7 +7,7 @@ use burn_resnet::{Depth, ResNet, ResNetConfig, backward_staged};
 
 use crate::common::*;
 
-fn compare(name: &str, config: &ResNetConfig, shape: [usize; 4], device: Device) {
+fn compare(backend: &str, name: &str, config: &ResNetConfig, shape: [usize; 4], device: Device) {
     let device = device.autodiff();
     let x = || images("a", shape, &device);
     let loss = |logits| cross_entropy(logits, labels("a", shape[0], config.num_classes(), &device)) * 128.0;
@@ -29,14 +29,16 @@ fn compare(name: &str, config: &ResNetConfig, shape: [usize; 4], device: Device)
         got.extend(named_gradients(&model, &grads).into_iter().filter(|(_, grad)| !grad.is_empty()));
     });
     assert_eq!(order, (0..segments.len()).rev().collect::<Vec<_>>(), "{name}");
-    assert_eq!(values(staged.logits), expected_logits, "{name}: logits");
-    assert_eq!(values(staged.loss), values(expected_loss), "{name}: loss");
+    let within =
+        |got: &[f64], expected: &[f64]| got == expected || relative(got, expected) <= tolerance(backend, 0.0);
+    assert!(within(&values(staged.logits), &expected_logits), "{name}: logits");
+    assert!(within(&values(staged.loss), &values(expected_loss)), "{name}: loss");
     let mut expected: Vec<_> = expected.into_iter().filter(|(_, grad)| !grad.is_empty()).collect();
     expected.sort_by(|a, b| a.0.cmp(&b.0));
     got.sort_by(|a, b| a.0.cmp(&b.0));
     for ((name_a, a), (name_b, b)) in got.iter().zip(&expected) {
         assert_eq!(name_a, name_b);
-        assert!(a == b, "{name}: {name_a} differs by {:.1e}", relative(a, b));
+        assert!(within(a, b), "{name}: {name_a} differs by {:.1e}", relative(a, b));
     }
     assert_eq!(got.len(), expected.len(), "{name}");
     let trainable = model.params().iter().filter(|p| !p.is_buffer).count();
@@ -45,12 +47,12 @@ fn compare(name: &str, config: &ResNetConfig, shape: [usize; 4], device: Device)
 
 #[test]
 fn same_bits_as_the_whole_backward() {
-    for_each_cpu_device(|backend, device| {
+    for_each_device(|backend, device| {
         let cifar = ResNetConfig::new(Depth::D8, 5).unwrap().with_width(4).unwrap();
-        compare(&format!("{backend} resnet8"), &cifar, [2, 3, 12, 12], device.clone());
+        compare(backend, &format!("{backend} resnet8"), &cifar, [2, 3, 12, 12], device.clone());
         if backend == "flex" {
             let bottleneck = ResNetConfig::new(Depth::D50, 5).unwrap().with_width(8).unwrap();
-            compare("flex resnet50", &bottleneck, [2, 3, 64, 64], device);
+            compare(backend, "flex resnet50", &bottleneck, [2, 3, 64, 64], device);
         }
     });
 }

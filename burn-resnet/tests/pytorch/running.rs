@@ -16,7 +16,7 @@ fn statistics(model: &ResNet) -> Vec<(String, Vec<f64>)> {
 #[test]
 fn three_passes_move_them_as_pytorch_does() {
     let fixture = Fixture::open("running.safetensors");
-    for_each_cpu_device(|backend, device| {
+    for_each_device(|backend, device| {
         let device = device.autodiff();
         let model = hashed_model(&ResNetConfig::new(Depth::D8, 10).unwrap(), &device);
         for step in 0..3 {
@@ -31,13 +31,13 @@ fn three_passes_move_them_as_pytorch_does() {
                 got.iter().zip(&expected).fold(worst, |m, (a, b)| m.max((a - b).abs() / b.abs().max(1.0)));
         }
         println!("{backend}: worst running statistic {worst:.1e}");
-        assert!(worst <= 1e-6, "{backend}: {worst:.1e}");
+        assert!(worst <= tolerance(backend, 1e-6), "{backend}: {worst:.1e}");
     });
 }
 
 #[test]
 fn an_update_is_seen_at_once_and_a_write_stays() {
-    for_each_cpu_device(|backend, device| {
+    for_each_device(|backend, device| {
         let train = device.clone().autodiff();
         let mut model =
             hashed_model(&ResNetConfig::new(Depth::D8, 4).unwrap().with_width(2).unwrap(), &train);
@@ -53,13 +53,19 @@ fn an_update_is_seen_at_once_and_a_write_stays() {
         apply_named(&mut model, before.clone(), HeadPolicy::Strict).unwrap();
         assert_eq!(to_named(&model), before, "{backend}: a write is not undone by the pass before it");
         let _ = model.forward(x("a"));
-        assert_eq!(statistics(&model), after, "{backend}: and the next pass starts from it");
+        for ((name, again), (_, once)) in statistics(&model).iter().zip(&after) {
+            let error = relative(again, once);
+            assert!(
+                error <= tolerance(backend, 0.0),
+                "{backend}: and the next pass starts from it, {name} {error:.1e}"
+            );
+        }
     });
 }
 
 #[test]
 fn evaluation_and_frozen_norms_leave_them() {
-    for_each_cpu_device(|backend, device| {
+    for_each_device(|backend, device| {
         let train = device.clone().autodiff();
         let model = hashed_model(&ResNetConfig::new(Depth::D8, 4).unwrap().with_width(2).unwrap(), &train);
         let before = statistics(&model);
@@ -69,7 +75,11 @@ fn evaluation_and_frozen_norms_leave_them() {
 
         let frozen = model.freeze();
         let got = values(frozen.forward(images("a", [2, 3, 8, 8], &train)));
-        assert_eq!(got, expected, "{backend}: frozen on the training device is evaluation");
+        let error = relative(&got, &expected);
+        assert!(
+            error <= tolerance(backend, 0.0),
+            "{backend}: frozen on the training device is evaluation, {error:.1e}"
+        );
         assert_eq!(statistics(&frozen), before, "{backend}");
     });
 }
@@ -77,7 +87,7 @@ fn evaluation_and_frozen_norms_leave_them() {
 #[test]
 #[should_panic(expected = "more than one value a channel")]
 fn one_value_a_channel_is_refused() {
-    for_each_cpu_device(|_, device| {
+    for_each_device(|_, device| {
         let device = device.autodiff();
         let model = ResNetConfig::new(Depth::D8, 4).unwrap().with_width(2).unwrap().init(0, &device);
         let _ = model.forward(Tensor::ones([1, 3, 4, 4], &device));

@@ -40,7 +40,7 @@ fn follows(
         let loss = values(loss)[0];
         worst[step] = (loss - expected).abs() / expected;
         let tolerance = match step {
-            0 => 1e-5,
+            0 => tolerance(backend, 1e-5),
             1..10 => 1e-3,
             _ => 1e-2,
         };
@@ -56,7 +56,7 @@ fn follows(
 
 #[test]
 fn resnet8() {
-    for_each_cpu_device(|backend, device| {
+    for_each_device(|backend, device| {
         let config = ResNetConfig::new(Depth::D8, 10).unwrap();
         let tiny = config.clone().with_width(4).unwrap();
         follows("resnet8-tiny", &tiny, [8, 3, 12, 12], 2, 0.05, backend, &device);
