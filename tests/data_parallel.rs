@@ -348,7 +348,7 @@ fn buckets_put_together_on_the_device_average_to_the_bits_of_the_host_s() {
         for (world, shared_memory) in [(2, true), (3, false)] {
             let agreed = Agreed { wire, shared_memory, ..Agreed::default() };
             let config = Config { agreed, ..Config::default() };
-            for (name, device) in cpus() {
+            for (name, device) in devices() {
                 let device = device.autodiff();
                 let ranks = by_library::on_ranks_with(&config, world, |comm| {
                     let start = 4 * comm.rank().index();
