@@ -38,7 +38,7 @@ pub(super) fn spread(row: CoarseRow<'_>, sums: &mut Vec<i16>, into: &mut Vec<u8>
         (Some((far, is_below)), false) => {
             let bias = if is_below { 2 } else { 1 };
             let both = near.iter().zip(far);
-            into.extend(both.map(|(&near, &far)| (3 * i16::from(near) + i16::from(far) + bias >> 2) as u8));
+            into.extend(both.map(|(&near, &far)| ((3 * i16::from(near) + i16::from(far) + bias) >> 2) as u8));
         }
         (None, true) => {
             sums.extend(near.iter().map(|&near| i16::from(near)));
@@ -57,8 +57,8 @@ fn widen<const SHIFT: u32>(sums: &[i16], bias: [i16; 2], into: &mut Vec<u8>) {
     let num_sums = sums.len();
     into.resize(2 * num_sums, 0);
     let ([first, ..], [.., last]) = (sums, sums) else { return };
-    let left = |here: i16, before: i16| (3 * here + before + bias[0] >> SHIFT) as u8;
-    let right = |here: i16, after: i16| (3 * here + after + bias[1] >> SHIFT) as u8;
+    let left = |here: i16, before: i16| ((3 * here + before + bias[0]) >> SHIFT) as u8;
+    let right = |here: i16, after: i16| ((3 * here + after + bias[1]) >> SHIFT) as u8;
     into[0] = left(*first, *first);
     into[2 * num_sums - 1] = right(*last, *last);
     // Between two sums: the right half of one and the left half of the next.

@@ -64,7 +64,7 @@ pub(super) fn write(simd: V3, from: &Coefficients, factors: &Factors, into: &mut
 /// As [`write`], of a block that has nothing but its first coefficient.
 #[inline(always)]
 pub(super) fn write_flat(first: i16, factors: &Factors, into: &mut [u8], stride: usize) {
-    let sample = (i32::from(first.wrapping_mul(factors[0])) + 4 >> 3) + 128;
+    let sample = ((i32::from(first.wrapping_mul(factors[0])) + 4) >> 3) + 128;
     for row in into.chunks_mut(stride).take(8) {
         row[..8].fill(sample.clamp(0, 255) as u8);
     }
