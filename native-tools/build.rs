@@ -16,7 +16,7 @@ fn main() {
     if !lacking.is_empty() {
         let (names, packages) = (lacking.join(" and "), lacking.join(" "));
         println!(
-            "cargo::error=the feature `turbojpeg` builds libjpeg-turbo, for which {names} is not to be found: \
+            "cargo::error=the feature `turbojpeg` builds libjpeg-turbo, which needs {names}: not found in PATH; \
              `apt install {packages}` (or dnf, brew), or build without the feature"
         );
     }
