@@ -248,7 +248,7 @@ fn batches_are_mixed_as_torchvision_does() {
         for (key, mix) in cases {
             let classes = Tensor::<1, Int>::from_data([2, 0, 3, 1, 1], &device);
             let (mixed, targets) = mix.apply(images("mix", [5, 3, 6, 9], &device), classes);
-            assert_close(backend, &format!("{key}"), &values(mixed), &fixture.get(&format!("{key}.images")));
+            assert_close(backend, key, &values(mixed), &fixture.get(&format!("{key}.images")));
             // The cross-entropy of a logit of 1 for one class counts that class' share of the target.
             let expected = fixture.get(&format!("{key}.targets"));
             let share = |class: usize, targets: Targets| {
