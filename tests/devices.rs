@@ -2,6 +2,10 @@
 //! libraries made for the test that answer as NVIDIA's do.
 
 #![allow(clippy::unwrap_used)]
+#![cfg_attr(
+    feature = "cuda",
+    allow(dead_code, reason = "what is made for the test is no driver to compute with")
+)]
 
 mod common;
 

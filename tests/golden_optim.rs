@@ -5,7 +5,7 @@
 //! the same weights, gradients and images; short runs on drawn pictures, resumed from a checkpoint of their own.
 
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::duplicate_mod, reason = "two crates' helpers take their devices from one file")]
+#![allow(clippy::duplicate_mod, reason = "both helpers' files take the devices from one")]
 
 #[path = "common/by_library.rs"]
 mod by_library;

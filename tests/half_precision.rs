@@ -15,8 +15,10 @@ use std::{fs, path::Path};
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use burn_dist::{Communicator, DataParallel, DataParallelConfig, NonFinite};
 use burn_resnet::{Depth, ResNet, ResNetConfig, Start, weights::to_named};
+#[cfg(feature = "ndarray")]
+use burn_sprint::Error;
 use burn_sprint::{
-    Error, Result,
+    Result,
     config::{Loss, LossScale, OptimizerConfig},
     record::EndReason,
     train::{Job, Optimizer, Outcome, Scaler, StepConfig, StepResult, step},

@@ -2,6 +2,8 @@
 //! take them from here.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
 use burn::tensor::Device;
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 use burn::tensor::DeviceType;
