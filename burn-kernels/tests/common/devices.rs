@@ -1,6 +1,5 @@
 //! The devices that numeric tests run on: every backend that is compiled in, GPUs where there are any. All crates' tests
 //! take them from here.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use burn::tensor::Device;
