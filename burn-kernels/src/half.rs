@@ -37,15 +37,15 @@ pub(crate) fn widen<const N: usize>(tensors: [Primitive; N]) -> [Primitive; N] {
 pub(crate) fn narrow(values: Buffer, shape: &[usize], dtype: DType) -> Primitive {
     match dtype {
         DType::F16 | DType::BF16 => narrow_slice(&values, shape, dtype),
-        _ => Primitive::from_data(TensorData::from_bytes(values.into_bytes(), shape.to_vec(), DType::F32)),
+        _ => tensor(values, 4 * shape.iter().product::<usize>(), shape, DType::F32),
     }
 }
 
 /// A new tensor of `dtype`, which is one of 16 bits.
 pub(crate) fn narrow_slice(values: &[f32], shape: &[usize], dtype: DType) -> Primitive {
     match dtype {
-        DType::F16 => narrow_to(values, shape, f16::ZERO),
-        _ => narrow_to(values, shape, bf16::ZERO),
+        DType::F16 => narrow_to::<f16>(values, shape),
+        _ => narrow_to::<bf16>(values, shape),
     }
 }
 
@@ -65,12 +65,19 @@ where
     narrow(values, &tensor.shape(), DType::F32)
 }
 
-fn narrow_to<E: Element>(values: &[f32], shape: &[usize], zero: E) -> Primitive
+fn narrow_to<E: Element + bytemuck::Pod>(values: &[f32], shape: &[usize]) -> Primitive
 where
     [E]: HalfFloatSliceExt,
 {
-    let mut half = vec![zero; values.len()];
-    let parts = half.par_chunks_mut(GRAIN).zip(values.par_chunks(GRAIN));
-    parts.for_each(|(to, from)| to.convert_from_f32_slice(from));
-    Primitive::from_data(TensorData::new(half, shape.to_vec()))
+    let mut half = Buffer::of_any(values.len().div_ceil(2));
+    let to: &mut [E] = &mut bytemuck::cast_slice_mut(&mut half)[..values.len()];
+    to.par_chunks_mut(GRAIN)
+        .zip(values.par_chunks(GRAIN))
+        .for_each(|(to, from)| to.convert_from_f32_slice(from));
+    tensor(half, size_of_val(values) / 2, shape, E::dtype())
+}
+
+/// Of a buffer's first bytes.
+fn tensor(values: Buffer, num_bytes: usize, shape: &[usize], dtype: DType) -> Primitive {
+    Primitive::from_data(TensorData::from_bytes(values.into_bytes(num_bytes), shape.to_vec(), dtype))
 }

@@ -1,4 +1,4 @@
-//! Convolution and batch norm for training on a CPU: functions on tensors, no modules.
+//! Convolution, batch norm, max pool and the update of SGD for training on a CPU: functions on tensors, no modules.
 //!
 //! Burn's CPU backend computes a convolution's weight gradient as a convolution whose kernel is the whole gradient image,
 //! lays images out anew around every convolution and runs batch norm on one thread. Here images lie with their channels

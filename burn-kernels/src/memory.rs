@@ -88,11 +88,11 @@ impl Buffer {
         zeros
     }
 
-    /// As the memory of a tensor; comes back when that is dropped.
+    /// The first `len` bytes as the memory of a tensor; comes back when that is dropped.
     #[expect(unsafe_code, reason = "the only way to memory of one's own")]
-    pub(crate) fn into_bytes(self) -> Bytes {
-        let len = size_of_val::<[f32]>(&self);
-        // SAFETY: a vector's values are initialized, all of them.
+    pub(crate) fn into_bytes(self, len: usize) -> Bytes {
+        assert!(len <= size_of_val::<[f32]>(&self), "a buffer has fewer bytes");
+        // SAFETY: a vector's values are initialized, all of them, and by the assertion there are so many.
         unsafe { Bytes::from_controller(Box::new(self), len) }
     }
 }
@@ -195,7 +195,7 @@ mod tests {
     fn a_tensor_has_the_memory_of_a_buffer() {
         let mut buffer = Buffer::of_zeros(LARGE);
         buffer[LARGE - 1] = 1.0;
-        let mut bytes = buffer.into_bytes();
+        let mut bytes = buffer.into_bytes(4 * LARGE);
         assert_eq!((bytes.len(), &bytes[4 * LARGE - 4..]), (4 * LARGE, &1f32.to_le_bytes()[..]));
         let copy = bytes.clone();
         bytes[0] = 1;
