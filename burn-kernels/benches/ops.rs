@@ -26,7 +26,12 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
 }
 
-/// Images, weights, stride, padding.
+/// Images with their channels last, as this crate takes them.
+fn channels_last([batch, channels, height, width]: [usize; 4]) -> [usize; 4] {
+    [batch, height, width, channels]
+}
+
+/// Images (channels first, as Burn takes them), weights, stride, padding.
 const CONVOLUTIONS: [([usize; 4], [usize; 4], usize, usize); 12] = [
     ([128, 1, 28, 28], [16, 1, 3, 3], 1, 1),
     ([128, 16, 28, 28], [16, 16, 3, 3], 1, 1),
@@ -46,17 +51,18 @@ fn convolutions(c: &mut Criterion) {
     let device = Device::flex().autodiff();
     for (x_shape, weight_shape, stride, padding) in CONVOLUTIONS {
         let mut group = c.benchmark_group(format!("conv2d {x_shape:?} {weight_shape:?} /{stride}"));
-        let wide = (random(x_shape, &device), random(weight_shape, &device));
-        let ours = burn_kernels::conv2d as Conv;
+        let weight: Tensor<4> = random(weight_shape, &device);
+        let ours = (burn_kernels::conv2d as Conv, random(channels_last(x_shape), &device));
+        let burns = (plain_conv as Conv, random(x_shape, &device));
         let all = [
-            ("ours", ours, DType::F32),
-            ("burn", plain_conv, DType::F32),
-            ("ours f16", ours, DType::F16),
-            ("burn f16", plain_conv, DType::F16),
-            ("ours bf16", ours, DType::BF16),
+            ("ours", &ours, DType::F32),
+            ("burn", &burns, DType::F32),
+            ("ours f16", &ours, DType::F16),
+            ("burn f16", &burns, DType::F16),
+            ("ours bf16", &ours, DType::BF16),
         ];
-        for (name, conv, dtype) in all {
-            let (x, weight) = (wide.0.clone().cast(dtype), wide.1.clone().cast(dtype));
+        for (name, (conv, x), dtype) in all {
+            let (x, weight) = (x.clone().cast(dtype), weight.clone().cast(dtype));
             let run = |x: &Tensor<4>, weight: &Tensor<4>| conv(x.clone(), weight.clone(), stride, padding);
             group.bench_function(format!("forward {name}"), |b| b.iter(|| run(&x, &weight)));
             let tracked = x.clone().require_grad();
@@ -75,9 +81,10 @@ fn norms(c: &mut Criterion) {
     let device = Device::flex().autodiff();
     for shape in [[128, 16, 28, 28], [128, 64, 7, 7], [8, 256, 56, 56], [8, 2048, 7, 7]] {
         let mut group = c.benchmark_group(format!("norm, add, relu {shape:?}"));
-        let (x, residual) = (random(shape, &device), random(shape, &device));
         let (gamma, beta) = (random([shape[1]], &device), random([shape[1]], &device));
-        for (name, norm) in [("ours", fused_norm as Norm), ("burn", plain_norm)] {
+        let both = [("ours", fused_norm as Norm, channels_last(shape)), ("burn", plain_norm, shape)];
+        for (name, norm, shape) in both {
+            let (x, residual) = (random(shape, &device), random(shape, &device));
             group.bench_function(format!("forward {name}"), |b| {
                 b.iter(|| norm(x.clone(), gamma.clone(), beta.clone(), residual.clone()));
             });
