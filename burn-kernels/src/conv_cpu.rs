@@ -23,8 +23,8 @@ const LINE: usize = 16;
 const SMALL_WEIGHT: usize = 64 * 1024;
 /// Into how many parts the work on a weight gradient is cut. A constant: it decides the order of summation.
 const PARTS: usize = 16;
-/// Places in depth that are packed together: they stay in the first-level cache.
-const PACKED: usize = 64;
+/// Pixels that a thread brings together at a time from the panels of their channels.
+const GATHERED: usize = 64;
 
 /// `y = w * x`: `[batch, out height, out width, channels out]`. `finish` gets every part of it, whole pixels of all channels,
 /// while it is in the cache, with the number of its first value.
@@ -157,13 +157,13 @@ fn sums(
                 });
             }
         });
-        let [out] = filled(pixels * channels, PACKED * channels, |block, [out]| {
-            for (pixel, out) in (block * PACKED..).zip(out.chunks_exact_mut(channels)) {
+        let [out] = filled(pixels * channels, GATHERED * channels, |block, [out]| {
+            for (pixel, out) in (block * GATHERED..).zip(out.chunks_exact_mut(channels)) {
                 for (out, panel) in out.chunks_mut(size.channels).zip(panels.chunks_exact(panel_len)) {
                     out.copy_from_slice(&panel[pixel * size.channels..][..out.len()]);
                 }
             }
-            finish(block * PACKED * channels, out);
+            finish(block * GATHERED * channels, out);
         });
         return out;
     }
