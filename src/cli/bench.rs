@@ -76,7 +76,6 @@ struct Row {
     read_ms: f64,
     decode_ms: f64,
     resize_ms: f64,
-    copy_ms: f64,
     one_thread_per_s: f64,
     threads: usize,
     all_threads_per_s: f64,
@@ -197,7 +196,6 @@ fn row(transform: &Transform, speed: &InputSpeed) -> Row {
         read_ms: 1e3 * speed.read_s,
         decode_ms: 1e3 * speed.decode_s,
         resize_ms: 1e3 * speed.resize_s,
-        copy_ms: 1e3 * speed.copy_s,
         one_thread_per_s: speed.one_thread_per_s,
         threads: speed.num_threads,
         all_threads_per_s: speed.all_threads_per_s,
@@ -210,8 +208,8 @@ fn print(num_images: u64, rows: &[Row], verdicts: &[Verdict]) {
         jpeg_decoder()
     );
     println!(
-        "{:>5} {:>8} {:>8} {:>8} {:>8} {:>12} {:>16}",
-        "px", "read", "decode", "resize", "copy", "1 thread", "threads"
+        "{:>5} {:>8} {:>8} {:>8} {:>12} {:>16}",
+        "px", "read", "decode", "resize", "1 thread", "threads"
     );
     for row in rows {
         let Row {
@@ -219,14 +217,13 @@ fn print(num_images: u64, rows: &[Row], verdicts: &[Verdict]) {
             read_ms,
             decode_ms,
             resize_ms,
-            copy_ms,
             one_thread_per_s,
             threads,
             all_threads_per_s,
         } = row;
         let all = format!("{threads}: {all_threads_per_s:.0}/s");
         println!(
-            "{size:>5} {read_ms:>8.3} {decode_ms:>8.3} {resize_ms:>8.3} {copy_ms:>8.3} {one_thread_per_s:>10.0}/s {all:>16}"
+            "{size:>5} {read_ms:>8.3} {decode_ms:>8.3} {resize_ms:>8.3} {one_thread_per_s:>10.0}/s {all:>16}"
         );
     }
     if verdicts.is_empty() {

@@ -1,8 +1,8 @@
 //! Batches of pictures, made by threads a few batches ahead of their consumer, through one pass after another: when an
 //! epoch's last batches are consumed, the next one's first are being made, in another size if its phase has one.
 //!
-//! Each run of samples is made in a thread's own memory and copied to its place in the batch, so that one slow picture
-//! holds up one thread and not a batch, and no batch depends on who made it. A consumed batch's memory is used again.
+//! Each run of samples is made by one thread in its place in the batch, so that one slow picture holds up one thread and not
+//! a batch, and no batch depends on who made it. A consumed batch's memory is used again.
 //!
 //! Not here: what is made when (`tickets`), and any tensor.
 
@@ -133,7 +133,7 @@ impl Loader {
         let leg = &self.leg;
         let (width, height) = shape;
         let sample_bytes = width * height * leg.channels;
-        let mut images = std::mem::take(&mut filling.images);
+        let mut images = filling.take_images();
         let indices: Vec<usize> = filling.indices.iter().flatten().copied().collect();
         if indices.len() < filling.indices.len() {
             let left = filling.indices.iter().enumerate().filter(|(_, index)| index.is_some());

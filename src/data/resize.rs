@@ -83,7 +83,7 @@ impl Resizer {
         let first_needed = self.rows.needed().start;
         for ((first, weights), target) in self.rows.taps().zip(out.chunks_exact_mut(row_bytes)) {
             let rows = &self.between[(first - first_needed) * stride..];
-            if let Some(wide) = &self.wide {
+            if let Some(wide) = &mut self.wide {
                 wide.add_rows(rows, stride, weights, target);
                 continue;
             }
@@ -107,13 +107,15 @@ impl Resizer {
         let old_rows = &picture.pixels()[(crop.top + needed.start) * old_stride + crop.left * depth..];
         let row_bytes = self.columns.bounds.len() * depth;
         let stride = row_bytes + SPARE_BYTES;
-        self.between.resize(needed.len() * stride, 0);
+        let num_bytes = needed.len() * stride;
+        self.between.resize(self.between.len().max(num_bytes), 0);
+        let between = &mut self.between[..num_bytes];
         let mut num_done = 0;
         if let (Some(wide), Channels::Rgb) = (&mut self.wide, picture.channels()) {
             wide.set(self.columns.taps());
-            num_done = wide.resize_rows(old_rows, old_stride, &mut self.between, stride);
+            num_done = wide.resize_rows(old_rows, old_stride, between, stride);
         }
-        let rows = old_rows.chunks(old_stride).zip(self.between.chunks_exact_mut(stride));
+        let rows = old_rows.chunks(old_stride).zip(between.chunks_exact_mut(stride));
         for (row, target) in rows.skip(num_done) {
             match picture.channels() {
                 Channels::Grey => self.columns.resize_row::<1>(row, &mut target[..row_bytes]),

@@ -1,9 +1,13 @@
 //! A batch in the making: a place for every sample, filled by several threads in any order.
+//!
+//! Each thread has the memory of its samples' places to itself until they are filled, so nothing is copied.
 
 use std::{
     ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use bytes::{Bytes, BytesMut};
 
 use super::{
     error::{DataError, SampleError},
@@ -21,7 +25,8 @@ pub(super) struct Slot {
 
 #[derive(Debug)]
 pub(super) struct Filling {
-    pub(super) images: Vec<u8>,
+    /// What is filled, each part with its first place, in any order.
+    parts: Vec<(usize, BytesMut)>,
     /// By place in the batch; `None` is not made yet, or left out.
     pub(super) indices: Vec<Option<usize>>,
     pub(super) num_left: usize,
@@ -32,14 +37,20 @@ pub(super) struct Filling {
 }
 
 impl Slot {
-    /// An empty one; what `images` holds is written over.
-    pub(super) fn new(positions: Range<usize>, transform: Transform, images: Vec<u8>) -> Self {
+    /// An empty one.
+    pub(super) fn new(positions: Range<usize>, transform: Transform) -> Self {
         let num_left = positions.len();
         let indices = vec![None; num_left];
         Self {
             positions,
             transform,
-            filling: Mutex::new(Filling { images, indices, num_left, skipped: Vec::new(), error: None }),
+            filling: Mutex::new(Filling {
+                parts: Vec::new(),
+                indices,
+                num_left,
+                skipped: Vec::new(),
+                error: None,
+            }),
         }
     }
 
@@ -48,17 +59,15 @@ impl Slot {
         lock(&self.filling).num_left == 0
     }
 
-    /// Puts a run of samples in their places. Returns whether the batch is whole.
+    /// Takes a run of samples that are in their places. Returns whether the batch is whole.
     pub(super) fn fill(
         &self,
         places: Range<usize>,
-        images: &[u8],
-        sample_bytes: usize,
+        images: BytesMut,
         results: Vec<Result<Produced, DataError>>,
     ) -> bool {
         let filling = &mut *lock(&self.filling);
-        let num_bytes = places.len() * sample_bytes;
-        filling.images[places.start * sample_bytes..][..num_bytes].copy_from_slice(&images[..num_bytes]);
+        filling.parts.push((places.start, images));
         filling.num_left -= places.len();
         for (place, result) in places.zip(results) {
             match result {
@@ -75,6 +84,23 @@ impl Slot {
         }
         filling.num_left == 0
     }
+}
+
+impl Filling {
+    /// The images of all places, from the parts that their memory was split into: neighbors again, so that nothing is
+    /// copied.
+    pub(super) fn take_images(&mut self) -> Vec<u8> {
+        self.parts.sort_unstable_by_key(|(start, _)| *start);
+        let mut parts = self.parts.drain(..).map(|(_, part)| part);
+        let mut whole = parts.next().unwrap_or_default();
+        parts.for_each(|part| whole.unsplit(part));
+        whole.into()
+    }
+}
+
+/// `images` as memory that can be split; it is not copied.
+pub(super) fn splittable(images: Vec<u8>) -> BytesMut {
+    Bytes::from(images).into()
 }
 
 /// A panic while the lock was held leaves numbers that are still whole: nothing in here is half done between two

@@ -29,10 +29,8 @@ pub struct InputSpeed {
     pub read_s: f64,
     /// For decoding what is needed of it. Where pictures are not files, with the reading.
     pub decode_s: f64,
-    /// For cutting, resizing and mirroring.
+    /// For cutting, resizing and mirroring, into its place in a batch: it is not copied there.
     pub resize_s: f64,
-    /// For copying an image into its batch.
-    pub copy_s: f64,
     /// Images a second of a loader with one thread.
     pub one_thread_per_s: f64,
     /// The threads that were taken for all.
@@ -58,7 +56,7 @@ impl InputSpeed {
         transform.check()?;
         let num_threads = if num_threads == 0 { cores() } else { num_threads };
         let source = spread(source.clone(), num_images);
-        let [read_s, decode_s, resize_s, copy_s] = parts(&source, transform, channels)?;
+        let [read_s, decode_s, resize_s] = parts(&source, transform, channels)?;
         let one_thread_per_s = loader(&source, transform, channels, 1)?;
         let all_threads_per_s = if num_threads == 1 {
             one_thread_per_s
@@ -70,7 +68,6 @@ impl InputSpeed {
             read_s,
             decode_s,
             resize_s,
-            copy_s,
             one_thread_per_s,
             num_threads,
             all_threads_per_s,
@@ -78,15 +75,14 @@ impl InputSpeed {
     }
 }
 
-/// Mean seconds of reading, decoding, resizing and copying.
-fn parts(source: &SharedSource, transform: Transform, channels: Channels) -> Result<[f64; 4], SampleError> {
+/// Mean seconds of reading, decoding and resizing.
+fn parts(source: &SharedSource, transform: Transform, channels: Channels) -> Result<[f64; 3], SampleError> {
     let (width, height) = transform.shape();
     let image_bytes = width * height * channels.count();
     let mut batch = vec![0; image_bytes * BATCH_SIZE];
-    let mut image = vec![0; image_bytes];
     let (mut file, mut picture) = (Vec::new(), Picture::default());
     let (mut decoder, mut stage) = (Decoder::default(), Stage::default());
-    let mut sums = [0.0; 4];
+    let mut sums = [0.0; 3];
     let order = shuffle::order(source.num_images() as u32, 0, 0);
     for (place, index) in order.into_iter().map(|index| index as usize).enumerate() {
         let mut stream = Stream::of_sample(0, 0, index);
@@ -105,10 +101,9 @@ fn parts(source: &SharedSource, transform: Transform, channels: Channels) -> Res
         if channels == Channels::Grey {
             picture.make_grey();
         }
-        stage.apply(&geometry, &picture, (width, height), channels, &mut image);
-        let resized = Instant::now();
-        batch[place % BATCH_SIZE * image_bytes..][..image_bytes].copy_from_slice(&image);
-        let times = [start, read, decoded, resized, Instant::now()];
+        let image = &mut batch[place % BATCH_SIZE * image_bytes..][..image_bytes];
+        stage.apply(&geometry, &picture, (width, height), channels, image);
+        let times = [start, read, decoded, Instant::now()];
         for (sum, pair) in sums.iter_mut().zip(times.windows(2)) {
             *sum += (pair[1] - pair[0]).as_secs_f64();
         }

@@ -14,10 +14,12 @@ use std::{
     },
 };
 
+use bytes::BytesMut;
+
 use super::{
     batch::Recycled,
     leg::Leg,
-    slot::{Slot, lock},
+    slot::{Slot, lock, splittable},
     worker::Scratch,
 };
 
@@ -64,6 +66,8 @@ pub(super) struct Begun {
     pub(super) slot: Arc<Slot>,
     /// Samples that there was a ticket for.
     handed_out: usize,
+    /// The memory of the others.
+    rest: BytesMut,
 }
 
 /// A run of places in a batch.
@@ -71,6 +75,8 @@ struct Ticket {
     leg: Arc<Leg>,
     slot: Arc<Slot>,
     places: Range<usize>,
+    /// Theirs in the batch's memory.
+    images: BytesMut,
 }
 
 impl Shared {
@@ -120,10 +126,8 @@ impl Shared {
     /// What a thread does until it is told to stop.
     pub(super) fn work(&self) {
         let mut scratch = Scratch::default();
-        let mut images = Vec::new();
-        while let Some(Ticket { leg, slot, places }) = self.ticket() {
+        while let Some(Ticket { leg, slot, places, mut images }) = self.ticket() {
             let sample_bytes = leg.sample_bytes(&slot.transform);
-            images.resize(places.len() * sample_bytes, 0);
             let mut results = Vec::with_capacity(places.len());
             for (place, out) in places.clone().zip(images.chunks_exact_mut(sample_bytes)) {
                 if self.stop.load(Ordering::Relaxed) {
@@ -132,7 +136,7 @@ impl Shared {
                 let position = slot.positions.start + place;
                 results.push(leg.job.produce(position, &slot.transform, &mut scratch, out));
             }
-            if slot.fill(places, &images, sample_bytes, results) {
+            if slot.fill(places, images, results) {
                 // Under the lock, so that the consumer is either waiting or will see it.
                 let _queue = lock(&self.queue);
                 self.ready.notify_all();
@@ -172,8 +176,8 @@ impl Shared {
         let (positions, transform) = leg.batches.get(number);
         let mut images = lock(&self.recycled).pop().unwrap_or_default();
         images.resize(positions.len() * leg.sample_bytes(&transform), 0);
-        let slot = Arc::new(Slot::new(positions, transform, images));
-        queue.begun.push_back(Begun { leg, number, slot, handed_out: 0 });
+        let slot = Arc::new(Slot::new(positions, transform));
+        queue.begun.push_back(Begun { leg, number, slot, handed_out: 0, rest: splittable(images) });
         true
     }
 }
@@ -193,8 +197,15 @@ impl Begun {
         if start == num_places {
             return None;
         }
-        let num_samples = (TICKET_BYTES / self.leg.sample_bytes(&self.slot.transform)).clamp(1, 64);
+        let sample_bytes = self.leg.sample_bytes(&self.slot.transform);
+        let num_samples = (TICKET_BYTES / sample_bytes).clamp(1, 64);
         self.handed_out = (start + num_samples).min(num_places);
-        Some(Ticket { leg: self.leg.clone(), slot: self.slot.clone(), places: start..self.handed_out })
+        let places = start..self.handed_out;
+        let images = self.rest.split_to(places.len() * sample_bytes);
+        if self.handed_out == num_places {
+            // Or this empty end would count as an owner, and the memory not be one again.
+            self.rest = BytesMut::new();
+        }
+        Some(Ticket { leg: self.leg.clone(), slot: self.slot.clone(), places, images })
     }
 }

@@ -182,7 +182,9 @@ impl Decoder {
         }
         let size = units.columns.len() * units.rows.len() * SIDE * SIDE;
         for (component, plane) in self.components.iter().zip(&mut self.planes) {
-            plane.resize(size * component.across * component.down, 0);
+            let num_samples = size * component.across * component.down;
+            // Never shorter: what is cut off would be zeroed when it is there again.
+            plane.resize(plane.len().max(num_samples), 0);
             if units.columns.len() < units.num_columns || units.rows.start > 0 {
                 self.tables[1][component.ac].make_steps();
             }

@@ -39,6 +39,15 @@ impl Weights {
         const LOW: i32 = (1 << LOW_BITS) - 1;
         Self { high: first >> LOW_BITS | second >> LOW_BITS << 16, low: first & LOW | (second & LOW) << 16 }
     }
+
+    /// Their high and low parts in all places.
+    #[inline(always)]
+    fn spread(self, simd: V3) -> [__m256i; 2] {
+        [self.high, self.low].map(
+            #[inline(always)]
+            |part| simd.avx._mm256_set1_epi32(part),
+        )
+    }
 }
 
 /// What a sum is made of: those of the high and of the low parts.
@@ -56,9 +65,9 @@ impl Sum {
 
     /// Adds the pairs of 16-bit `numbers`, weighted.
     #[inline(always)]
-    fn add(&mut self, simd: V3, numbers: __m256i, weights: Weights) {
-        let high = simd.avx2._mm256_madd_epi16(numbers, simd.avx._mm256_set1_epi32(weights.high));
-        let low = simd.avx2._mm256_madd_epi16(numbers, simd.avx._mm256_set1_epi32(weights.low));
+    fn add(&mut self, simd: V3, numbers: __m256i, [high, low]: [__m256i; 2]) {
+        let high = simd.avx2._mm256_madd_epi16(numbers, high);
+        let low = simd.avx2._mm256_madd_epi16(numbers, low);
         self.high = simd.avx2._mm256_add_epi32(self.high, high);
         self.low = simd.avx2._mm256_add_epi32(self.low, low);
     }
@@ -79,12 +88,31 @@ pub(super) struct Wide {
     /// `num_groups` a new pixel: those of the pixels 0 and 1 of the group, those of 2 and 3.
     weights: Vec<[Weights; 2]>,
     num_groups: usize,
+    /// The last rows with room behind them.
+    last_rows: Vec<u8>,
+    /// Of the column pass' row at hand.
+    pairs: Vec<Pair>,
+}
+
+/// Two rows of the column pass: where the second begins after the first, and their weights in all places.
+#[derive(Debug, Clone, Copy)]
+struct Pair {
+    second: usize,
+    high: __m256i,
+    low: __m256i,
 }
 
 impl Wide {
     /// `None` on a processor without the instructions.
     pub(super) fn new() -> Option<Self> {
-        V3::try_new().map(|simd| Self { simd, starts: Vec::new(), weights: Vec::new(), num_groups: 1 })
+        V3::try_new().map(|simd| Self {
+            simd,
+            starts: Vec::new(),
+            weights: Vec::new(),
+            num_groups: 1,
+            last_rows: Vec::new(),
+            pairs: Vec::new(),
+        })
     }
 
     /// Takes a filter for rows of RGB pixels.
@@ -105,13 +133,13 @@ impl Wide {
         self.weights.resize(num_pixels * self.num_groups, Default::default());
     }
 
-    /// Resizes RGB rows that begin every `stride` bytes of `rows` into those of `targets`, from the first on as many as
-    /// can be, and returns how many. A target's bytes beyond the new pixels are written over.
+    /// Resizes RGB rows that begin every `stride` bytes of `rows` into those of `targets`, and returns of how many: all or
+    /// none. A target's bytes beyond the new pixels are written over.
     ///
-    /// Rows are resized a few at a time, and some bytes behind a row's last pixel are loaded as well, which the
-    /// picture's last rows do not have.
+    /// Rows are resized a few at a time, and some bytes behind a row's last pixel are loaded as well. The picture's last rows
+    /// do not have these, and are copied to where they do.
     pub(super) fn resize_rows(
-        &self,
+        &mut self,
         rows: &[u8],
         stride: usize,
         targets: &mut [u8],
@@ -119,26 +147,31 @@ impl Wide {
     ) -> usize {
         let last_start = self.starts.iter().max().copied().unwrap_or(0);
         let needed_bytes = (NUM_ROWS - 1) * stride + last_start + self.window_bytes();
-        let mut num_done = 0;
-        for targets in targets.chunks_exact_mut(NUM_ROWS * target_stride) {
-            let Some(rows) = rows.get(num_done * stride..).filter(|rows| rows.len() >= needed_bytes) else {
+        let num_rows = targets.len() / target_stride;
+        let Some(last) = num_rows.checked_sub(NUM_ROWS) else { return 0 };
+        for (block, targets) in targets.chunks_exact_mut(NUM_ROWS * target_stride).enumerate() {
+            let rows = &rows[block * NUM_ROWS * stride..];
+            if rows.len() < needed_bytes {
                 break;
-            };
-            let rows = [rows, &rows[stride..], &rows[2 * stride..], &rows[3 * stride..]];
-            let (first, second) = targets.split_at_mut(2 * target_stride);
-            let ((a, b), (c, d)) = (first.split_at_mut(target_stride), second.split_at_mut(target_stride));
-            self.resize_four(rows, [a, b, c, d]);
-            num_done += NUM_ROWS;
+            }
+            self.resize_four(rows, stride, targets, target_stride);
         }
-        num_done
+        let rows = &rows[last * stride..];
+        let mut last_rows = std::mem::take(&mut self.last_rows);
+        last_rows.clear();
+        last_rows.extend_from_slice(&rows[..rows.len().min(needed_bytes)]);
+        last_rows.resize(needed_bytes, 0);
+        self.resize_four(&last_rows, stride, &mut targets[last * target_stride..], target_stride);
+        self.last_rows = last_rows;
+        num_rows
     }
 
     /// Writes the weighted sum of rows that begin `stride` bytes apart.
-    pub(super) fn add_rows(&self, rows: &[u8], stride: usize, weights: &[i32], target: &mut [u8]) {
-        let simd = self.simd;
+    pub(super) fn add_rows(&mut self, rows: &[u8], stride: usize, weights: &[i32], target: &mut [u8]) {
+        let Self { simd, ref mut pairs, .. } = *self;
         simd.vectorize(
             #[inline(always)]
-            || add_rows_by(simd, rows, stride, weights, target),
+            || add_rows_by(simd, rows, stride, weights, pairs, target),
         );
     }
 
@@ -146,8 +179,12 @@ impl Wide {
         (self.num_groups - 1) * TAPS_BYTES + LOAD_BYTES
     }
 
-    fn resize_four(&self, rows: [&[u8]; NUM_ROWS], targets: [&mut [u8]; NUM_ROWS]) {
+    fn resize_four(&self, rows: &[u8], stride: usize, targets: &mut [u8], target_stride: usize) {
         let simd = self.simd;
+        let rows = [rows, &rows[stride..], &rows[2 * stride..], &rows[3 * stride..]];
+        let (first, second) = targets.split_at_mut(2 * target_stride);
+        let ((a, b), (c, d)) = (first.split_at_mut(target_stride), second.split_at_mut(target_stride));
+        let targets = [a, b, c, d];
         match self.num_groups {
             1 => simd.vectorize(
                 #[inline(always)]
@@ -206,7 +243,7 @@ impl Wide {
                     for k in 0..2 {
                         for half in 0..2 {
                             let numbers = simd.avx2._mm256_shuffle_epi8(old[k], pairs[half]);
-                            two[k].add(simd, numbers, weights[half]);
+                            two[k].add(simd, numbers, weights[half].spread(simd));
                         }
                     }
                 }
@@ -253,19 +290,30 @@ fn load32(rows: &[u8], at: usize) -> __m256i {
 
 /// The column pass of one row.
 #[inline(always)]
-fn add_rows_by(simd: V3, rows: &[u8], stride: usize, weights: &[i32], target: &mut [u8]) {
+fn add_rows_by(
+    simd: V3,
+    rows: &[u8],
+    stride: usize,
+    weights: &[i32],
+    pairs: &mut Vec<Pair>,
+    target: &mut [u8],
+) {
     let zero = simd.avx._mm256_setzero_si256();
+    pairs.clear();
+    for weights in weights.chunks(2) {
+        let second = weights.get(1);
+        let [high, low] = Weights::new(weights[0], second.copied().unwrap_or(0)).spread(simd);
+        pairs.push(Pair { second: second.map_or(0, |_| stride), high, low });
+    }
     let mut column = 0;
     let mut targets = target.chunks_exact_mut(32);
     for target in &mut targets {
         let mut sums = [Sum::new(simd); 4];
-        for (pair, weights) in weights.chunks(2).enumerate() {
-            let at = 2 * pair * stride + column;
-            let first = load32(rows, at);
-            let (second, weights) = match *weights {
-                [a, b] => (load32(rows, at + stride), Weights::new(a, b)),
-                _ => (zero, Weights::new(weights[0], 0)),
-            };
+        let mut at = column;
+        for &Pair { second, high, low } in &*pairs {
+            let (first, second) = (load32(rows, at), load32(rows, at + second));
+            let weights = [high, low];
+            at += 2 * stride;
             let left = simd.avx2._mm256_unpacklo_epi8(first, second);
             let right = simd.avx2._mm256_unpackhi_epi8(first, second);
             sums[0].add(simd, simd.avx2._mm256_unpacklo_epi8(left, zero), weights);
