@@ -51,6 +51,8 @@ mod sgd;
 mod sgd_cpu;
 #[cfg(feature = "flex")]
 mod tile;
+#[cfg(feature = "flex")]
+mod winograd;
 
 pub use backend::Kernels;
 pub use conv::conv2d;

@@ -64,6 +64,10 @@ fn cases(random: &mut Random) -> Vec<Case> {
         case([40, 40, 5, 5], [200, 40, 3, 3], 1, 1),
         case([2, 32, 40, 40], [24, 32, 3, 3], 1, 1),
         case([1, 64, 48, 47], [8, 64, 3, 3], 2, 1),
+        // By fewer products: sides that are whole tiles and are not, more than one block and chunk, a panel and several.
+        case([2, 64, 40, 40], [64, 64, 3, 3], 1, 1),
+        case([3, 64, 31, 33], [96, 64, 3, 3], 1, 1),
+        case([40, 96, 7, 6], [64, 96, 3, 3], 1, 1),
     ];
     while cases.len() < 60 {
         let mut upto = |n| 1 + random.below(n);
@@ -153,6 +157,7 @@ fn bits_depend_neither_on_the_run_nor_on_the_threads() {
         Case { x: [37, 3, 16, 16], weight: [16, 3, 3, 3], stride: 1, padding: 1 },
         Case { x: [5, 70, 7, 7], weight: [130, 70, 3, 3], stride: 2, padding: 1 },
         Case { x: [9, 20, 8, 8], weight: [1, 20, 1, 1], stride: 1, padding: 0 },
+        Case { x: [5, 64, 26, 25], weight: [96, 64, 3, 3], stride: 1, padding: 1 },
     ] {
         let (x, weight) = (random.values(len(case.x)), random.values(len(case.weight)));
         let grad = random.values(len(case.out()));
