@@ -88,6 +88,7 @@ pub trait Kernels: Backend {
     fn norm_grads(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
         mean: FloatTensor<Self>,
         variance: FloatTensor<Self>,
         output: FloatTensor<Self>,
@@ -95,6 +96,8 @@ pub trait Kernels: Backend {
         epsilon: f64,
         relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        // Of use to those that tell the ReLU's mask from the input.
+        let _ = beta;
         let state = [x, gamma, mean, variance];
         let (x_grad, gamma_grad, beta_grad, _) =
             plain::norm_grads::<Self>(state, output, grad, epsilon, relu);
@@ -105,6 +108,7 @@ pub trait Kernels: Backend {
     fn norm_add_grads(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
         mean: FloatTensor<Self>,
         variance: FloatTensor<Self>,
         output: FloatTensor<Self>,
@@ -112,6 +116,7 @@ pub trait Kernels: Backend {
         epsilon: f64,
         relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let _ = beta;
         plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu)
     }
 

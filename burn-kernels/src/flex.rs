@@ -105,6 +105,7 @@ impl Kernels for Flex {
     fn norm_grads(
         x: Primitive,
         gamma: Primitive,
+        beta: Primitive,
         mean: Primitive,
         variance: Primitive,
         output: Primitive,
@@ -112,18 +113,20 @@ impl Kernels for Flex {
         epsilon: f64,
         relu: bool,
     ) -> (Primitive, Primitive, Primitive) {
-        if !norm_goes([&x, &output, &grad], [&gamma]) {
+        if !norm_goes([&x, &grad], [&gamma, &beta]) {
             let grads = plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu);
             return (grads.0, grads.1, grads.2);
         }
-        let (x_grad, gamma_grad, beta_grad, _) =
-            norm_grads([x, gamma, mean, variance, output, grad], epsilon, relu, false);
-        (x_grad, gamma_grad, beta_grad)
+        // Where there is no ReLU it is the input itself, which is written over if nobody else has it.
+        drop(output);
+        let (x, gamma, beta, _) = norm_grads([x, gamma, beta, mean, variance, grad], None, epsilon, relu);
+        (x, gamma, beta)
     }
 
     fn norm_add_grads(
         x: Primitive,
         gamma: Primitive,
+        beta: Primitive,
         mean: Primitive,
         variance: Primitive,
         output: Primitive,
@@ -131,13 +134,13 @@ impl Kernels for Flex {
         epsilon: f64,
         relu: bool,
     ) -> (Primitive, Primitive, Primitive, Primitive) {
-        if !norm_goes([&x, &output, &grad], [&gamma]) {
+        if !norm_goes([&x, &output, &grad], [&gamma, &beta]) {
             return plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu);
         }
-        let state = [x, gamma, mean, variance, output, grad.clone()];
-        let (x_grad, gamma_grad, beta_grad, residual_grad) = norm_grads(state, epsilon, relu, true);
-        // Without a ReLU the sum passes its gradient on as it is.
-        (x_grad, gamma_grad, beta_grad, residual_grad.unwrap_or(grad))
+        let (output, dtype) = (relu.then_some(output), x.dtype());
+        let (x, gamma, beta, grad) =
+            norm_grads([x, gamma, beta, mean, variance, grad], output, epsilon, false);
+        (x, gamma, beta, round(grad, dtype))
     }
 
     fn scale_shift(x: Primitive, scale: Primitive, shift: Primitive, relu: bool) -> Primitive {
@@ -279,13 +282,13 @@ fn conv_line(
 }
 
 fn scale_shift([x, scale, shift]: [Primitive; 3], residual: Option<Primitive>, relu: bool) -> Primitive {
-    let (shape, dtype) = (x.shape(), x.dtype());
+    let dtype = x.dtype();
     let [scale, shift] = widen([scale, shift]);
     let line = Line::new(values(&scale), values(&shift), relu);
     let residual = residual.map(|residual| widen([residual]));
     let residual = residual.as_ref().map(|[residual]| values(residual));
     let ((), y) = on_copy(x, |x| line.apply_to_all(x, residual));
-    if dtype == DType::F32 { y } else { narrow_slice(values(&y), &shape, dtype) }
+    round(y, dtype)
 }
 
 /// Those of a pool, as a convolution's.
@@ -313,26 +316,34 @@ fn norm(
     (narrow(y, &shape, dtype), tensor(mean, &channels), tensor(variance, &channels))
 }
 
+/// The gradient behind the ReLU comes last, in f32. `output` is that of a ReLU behind a residual; `relu` says that there is
+/// one without.
 fn norm_grads(
-    [x, gamma, mean, variance, output, grad]: [Primitive; 6],
+    [x, gamma, beta, mean, variance, grad]: [Primitive; 6],
+    output: Option<Primitive>,
     epsilon: f64,
     relu: bool,
-    residual: bool,
-) -> (Primitive, Primitive, Primitive, Option<Primitive>) {
-    let (shape, dtype) = (x.shape().dims::<4>(), x.dtype());
+) -> (Primitive, Primitive, Primitive, Primitive) {
+    let (shape, dtype) = (x.shape(), x.dtype());
     let channels = gamma.shape().num_elements();
-    let pixels = Pixels::new(shape, channels, channels);
-    let [x, gamma, mean, variance, grad] = widen([x, gamma, mean, variance, grad]);
-    let output = relu.then(|| widen([output]));
+    let pixels = Pixels::new(shape.dims(), channels, beta.shape().num_elements());
+    let [x, gamma, beta, mean, variance, grad] = widen([x, gamma, beta, mean, variance, grad]);
     let affine =
         norm_cpu::Affine { mean: values(&mean), variance: values(&variance), gamma: values(&gamma), epsilon };
-    let output = output.as_ref().map(|[output]| values(output));
-    let sums = norm_cpu::grad_sums(pixels, values(&x), values(&mean), values(&grad), output);
-    let (x_grad, residual_grad) =
-        norm_cpu::input_grads(pixels, values(&x), affine, values(&grad), output, &sums, residual && relu);
+    let (sums, grad) = match output.map(|output| widen([output])) {
+        Some([output]) => on_copy(grad, |grad| {
+            norm_cpu::mask_and_sum(pixels, values(&x), affine.mean, grad, values(&output))
+        }),
+        None => (norm_cpu::grad_sums(pixels, values(&x), affine, values(&beta), values(&grad), relu), grad),
+    };
     let (gamma_grad, beta_grad) = norm_cpu::parameter_grads(affine, &sums);
-    let channels = [channels];
-    let residual_grad = residual_grad.map(|grad| narrow(grad, &shape, dtype));
-    let x_grad = narrow(x_grad, &shape, dtype);
-    (x_grad, tensor(gamma_grad, &channels), tensor(beta_grad, &channels), residual_grad)
+    let ((), x_grad) = on_copy(x, |x| {
+        norm_cpu::input_grads(pixels, x, affine, values(&beta), values(&grad), &sums, relu);
+    });
+    (round(x_grad, dtype), tensor(gamma_grad, &[channels]), tensor(beta_grad, &[channels]), grad)
+}
+
+/// From f32.
+fn round(tensor: Primitive, dtype: DType) -> Primitive {
+    if dtype == DType::F32 { tensor } else { narrow_slice(values(&tensor), &tensor.shape(), dtype) }
 }

@@ -155,6 +155,7 @@ struct Norm;
 struct Saved<B: Kernels> {
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
     mean: FloatTensor<B>,
     variance: FloatTensor<B>,
     output: FloatTensor<B>,
@@ -167,8 +168,8 @@ impl<B: Kernels> Backward<B, 3> for Norm {
 
     fn backward(self, ops: Ops<Saved<B>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let Saved { x, gamma, mean, variance, output, epsilon, relu } = ops.state;
-        let (x, gamma, beta) = B::norm_grads(x, gamma, mean, variance, output, grad, epsilon, relu);
+        let Saved { x, gamma, beta, mean, variance, output, epsilon, relu } = ops.state;
+        let (x, gamma, beta) = B::norm_grads(x, gamma, beta, mean, variance, output, grad, epsilon, relu);
         for (node, grad) in ops.parents.into_iter().zip([x, gamma, beta]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);
@@ -182,9 +183,9 @@ impl<B: Kernels> Backward<B, 4> for Norm {
 
     fn backward(self, ops: Ops<Saved<B>, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let Saved { x, gamma, mean, variance, output, epsilon, relu } = ops.state;
+        let Saved { x, gamma, beta, mean, variance, output, epsilon, relu } = ops.state;
         let (x, gamma, beta, residual) =
-            B::norm_add_grads(x, gamma, mean, variance, output, grad, epsilon, relu);
+            B::norm_add_grads(x, gamma, beta, mean, variance, output, grad, epsilon, relu);
         for (node, grad) in ops.parents.into_iter().zip([x, gamma, beta, residual]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);
@@ -207,6 +208,7 @@ pub(crate) fn tracked_norm<B: Kernels, C: CheckpointStrategy>(
     let saved = |(output, mean, variance): &(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>)| Saved::<B> {
         x: x.clone(),
         gamma: gamma.clone(),
+        beta: beta.clone(),
         mean: mean.clone(),
         variance: variance.clone(),
         // Only the mask of the ReLU reads it; a stand-in that is kept anyway lets the output go.
@@ -216,7 +218,7 @@ pub(crate) fn tracked_norm<B: Kernels, C: CheckpointStrategy>(
     };
     let (output, mean, variance) = match residual {
         None => {
-            let result = B::norm_forward(x.clone(), gamma.clone(), beta, epsilon, relu);
+            let result = B::norm_forward(x.clone(), gamma.clone(), beta.clone(), epsilon, relu);
             let output = match Norm.prepare::<C>([x_node, gamma_node, beta_node]).compute_bound().stateful() {
                 OpsKind::Tracked(node) => node.finish(saved(&result), result.0),
                 OpsKind::UnTracked(node) => node.finish(result.0),
@@ -225,7 +227,7 @@ pub(crate) fn tracked_norm<B: Kernels, C: CheckpointStrategy>(
         }
         Some(residual) => {
             let (residual, residual_node) = residual.into_parts();
-            let result = B::norm_add_forward(x.clone(), gamma.clone(), beta, residual, epsilon, relu);
+            let result = B::norm_add_forward(x.clone(), gamma.clone(), beta.clone(), residual, epsilon, relu);
             let nodes = [x_node, gamma_node, beta_node, residual_node];
             let output = match Norm.prepare::<C>(nodes).compute_bound().stateful() {
                 OpsKind::Tracked(node) => node.finish(saved(&result), result.0),

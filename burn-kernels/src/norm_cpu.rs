@@ -238,60 +238,119 @@ impl Line {
     }
 }
 
-/// What the gradient behind the ReLU is: none of it where the output was cut off.
-fn behind(grad: f32, output: f32) -> f32 {
-    if output > 0.0 { grad } else { 0.0 }
-}
-
-/// Of each channel, the sum of the gradient behind the ReLU, and of its product with the centred input. `output` is
-/// there where there was a ReLU.
+/// Of each channel, the sum of the gradient and of its product with the centred input: of the gradient behind the ReLU, if
+/// `relu`, whose output is told from the input.
 pub(crate) fn grad_sums(
     pixels: Pixels,
     x: &[f32],
-    mean: &[f32],
+    affine: Affine<'_>,
+    beta: &[f32],
     grad: &[f32],
-    output: Option<&[f32]>,
+    relu: bool,
 ) -> Vec<[f64; 2]> {
     let processor = Processor::new();
-    let mean = pixels.lanes(|channel| mean[channel]);
+    let lanes = Lanes::new(pixels, affine, beta, relu);
     let (row, block) = (pixels.row(), pixels.block());
-    let blocks = x.par_chunks(block).zip(grad.par_chunks(block)).enumerate().map(|(index, (x, grad))| {
+    let blocks = x.par_chunks(block).zip(grad.par_chunks(block)).map(|(x, grad)| {
         let (mut sums, mut products) = (vec![0.0; row], vec![0.0; row]);
         processor.dispatch(|| {
-            let rows = x.chunks(row).zip(grad.chunks(row));
-            match output {
-                Some(output) => {
-                    for ((x, grad), output) in rows.zip(output[index * block..].chunks(row)) {
-                        let lanes = sums.iter_mut().zip(&mut products).zip(&mean);
-                        for (((((sum, product), mean), x), grad), output) in
-                            lanes.zip(x).zip(grad).zip(output)
-                        {
-                            let grad = behind(*grad, *output);
-                            *sum += grad;
-                            *product += grad * (x - mean);
-                        }
-                    }
-                }
-                None => {
-                    for (x, grad) in rows {
-                        let lanes = sums.iter_mut().zip(&mut products).zip(&mean);
-                        for ((((sum, product), mean), x), grad) in lanes.zip(x).zip(grad) {
-                            *sum += grad;
-                            *product += grad * (x - mean);
-                        }
-                    }
+            for (x, grad) in x.chunks(row).zip(grad.chunks(row)) {
+                let places = sums.iter_mut().zip(&mut products).zip(x).zip(grad).zip(lanes.each());
+                for ((((sum, product), x), grad), lane) in places {
+                    let (distance, grad) = (x - lane.mean, lane.behind(*x, *grad));
+                    *sum += grad;
+                    *product += grad * distance;
                 }
             }
         });
         [pixels.fold(&sums), pixels.fold(&products)]
     });
+    total(pixels, blocks.collect())
+}
+
+/// The same where a residual was added before the ReLU, so that only its output tells what is behind it: `grad` becomes that.
+pub(crate) fn mask_and_sum(
+    pixels: Pixels,
+    x: &[f32],
+    mean: &[f32],
+    grad: &mut [f32],
+    output: &[f32],
+) -> Vec<[f64; 2]> {
+    let processor = Processor::new();
+    let mean = pixels.lanes(|channel| mean[channel]);
+    let (row, block) = (pixels.row(), pixels.block());
+    let blocks = grad.par_chunks_mut(block).zip(x.par_chunks(block)).zip(output.par_chunks(block));
+    let blocks = blocks.map(|((grad, x), output)| {
+        let (mut sums, mut products) = (vec![0.0; row], vec![0.0; row]);
+        processor.dispatch(|| {
+            for ((grad, x), output) in grad.chunks_mut(row).zip(x.chunks(row)).zip(output.chunks(row)) {
+                let lanes = sums.iter_mut().zip(&mut products).zip(&mean);
+                for (((((sum, product), mean), grad), x), output) in lanes.zip(grad).zip(x).zip(output) {
+                    *grad = if *output > 0.0 { *grad } else { 0.0 };
+                    *sum += *grad;
+                    *product += *grad * (x - mean);
+                }
+            }
+        });
+        [pixels.fold(&sums), pixels.fold(&products)]
+    });
+    total(pixels, blocks.collect())
+}
+
+/// The sums of all blocks, in their order.
+fn total(pixels: Pixels, blocks: Vec<[Vec<f64>; 2]>) -> Vec<[f64; 2]> {
     let mut total = vec![[0.0; 2]; pixels.channels];
-    for [sums, products] in blocks.collect::<Vec<_>>() {
+    for [sums, products] in blocks {
         for ((total, sum), product) in total.iter_mut().zip(sums).zip(products) {
             *total = [total[0] + sum, total[1] + product];
         }
     }
     total
+}
+
+/// What tells from the input whether the ReLU let it pass, lane by lane, computed as [`forward`] does.
+struct Lanes {
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    beta: Vec<f32>,
+    threshold: f32,
+}
+
+/// Of one channel.
+#[derive(Clone, Copy)]
+struct Lane {
+    mean: f32,
+    scale: f32,
+    beta: f32,
+    threshold: f32,
+}
+
+impl Lanes {
+    fn new(pixels: Pixels, affine: Affine<'_>, beta: &[f32], relu: bool) -> Self {
+        Self {
+            mean: pixels.lanes(|channel| affine.mean[channel]),
+            scale: pixels.lanes(|channel| affine.scale(channel) as f32),
+            beta: pixels.lanes(|channel| beta[channel]),
+            threshold: if relu { 0.0 } else { f32::NEG_INFINITY },
+        }
+    }
+
+    #[inline(always)]
+    fn each(&self) -> impl Iterator<Item = Lane> {
+        let lanes = self.mean.iter().zip(&self.scale).zip(&self.beta);
+        lanes.map(
+            #[inline(always)]
+            |((mean, scale), beta)| Lane { mean: *mean, scale: *scale, beta: *beta, threshold: self.threshold },
+        )
+    }
+}
+
+impl Lane {
+    #[inline(always)]
+    fn behind(self, x: f32, grad: f32) -> f32 {
+        let y = (x - self.mean) * self.scale + self.beta;
+        if y > self.threshold { grad } else { 0.0 }
+    }
 }
 
 /// Gradients of gamma and beta.
@@ -302,71 +361,35 @@ pub(crate) fn parameter_grads(affine: Affine<'_>, sums: &[[f64; 2]]) -> (Vec<f32
     sums.iter().enumerate().map(both).unzip()
 }
 
-/// Gradient of the input, and the gradient behind the ReLU if `masked`.
+/// Gradient of the input, in its place; `grad` is that behind the ReLU already, unless `relu`.
 pub(crate) fn input_grads(
     pixels: Pixels,
-    x: &[f32],
+    x: &mut [f32],
     affine: Affine<'_>,
+    beta: &[f32],
     grad: &[f32],
-    output: Option<&[f32]>,
     sums: &[[f64; 2]],
-    masked: bool,
-) -> (Buffer, Option<Buffer>) {
+    relu: bool,
+) {
     // dx = scale (dy - mean(dy) - (x - mean) mean(dy (x - mean)) / (variance + epsilon))
     let count = pixels.count as f64;
-    let mean = pixels.lanes(|channel| affine.mean[channel]);
-    let scale = pixels.lanes(|channel| affine.scale(channel) as f32);
     let offset = pixels.lanes(|channel| (sums[channel][0] / count) as f32);
     let slope = pixels.lanes(|channel| {
         let inverse = affine.inverse_deviation(channel);
         (sums[channel][1] / count * inverse * inverse) as f32
     });
+    let lanes = Lanes::new(pixels, affine, beta, relu);
     let processor = Processor::new();
     let (row, part) = (pixels.row(), pixels.part());
-    let lanes = || mean.iter().zip(&scale).zip(&offset).zip(&slope);
-    let step = |x: f32, grad: f32, (((mean, scale), offset), slope): (((&f32, &f32), &f32), &f32)| {
-        scale * (grad - offset - (x - mean) * slope)
-    };
-    let map = |index: usize, x_grad: &mut [f32], masked: Option<&mut [f32]>| {
-        let values = index * part..index * part + x_grad.len();
-        let (x, grad) = (&x[values.clone()], &grad[values.clone()]);
+    x.par_chunks_mut(part).zip(grad.par_chunks(part)).for_each(|(x, grad)| {
         processor.dispatch(|| {
-            let rows = x_grad.chunks_mut(row).zip(x.chunks(row)).zip(grad.chunks(row));
-            match (output.map(|output| output[values].chunks(row)), masked) {
-                (Some(output), Some(masked)) => {
-                    for ((((x_grad, x), grad), output), masked) in
-                        rows.zip(output).zip(masked.chunks_mut(row))
-                    {
-                        let places = x_grad.iter_mut().zip(masked).zip(x).zip(grad).zip(output);
-                        for (((((x_grad, masked), x), grad), output), lane) in places.zip(lanes()) {
-                            *masked = behind(*grad, *output);
-                            *x_grad = step(*x, *masked, lane);
-                        }
-                    }
-                }
-                (Some(output), None) => {
-                    for (((x_grad, x), grad), output) in rows.zip(output) {
-                        let places = x_grad.iter_mut().zip(x).zip(grad).zip(output);
-                        for ((((x_grad, x), grad), output), lane) in places.zip(lanes()) {
-                            *x_grad = step(*x, behind(*grad, *output), lane);
-                        }
-                    }
-                }
-                (None, _) => {
-                    for ((x_grad, x), grad) in rows {
-                        for (((x_grad, x), grad), lane) in x_grad.iter_mut().zip(x).zip(grad).zip(lanes()) {
-                            *x_grad = step(*x, *grad, lane);
-                        }
-                    }
+            for (x, grad) in x.chunks_mut(row).zip(grad.chunks(row)) {
+                let places = x.iter_mut().zip(grad).zip(lanes.each()).zip(&offset).zip(&slope);
+                for ((((x, grad), lane), offset), slope) in places {
+                    let grad = lane.behind(*x, *grad);
+                    *x = lane.scale * (grad - offset - (*x - lane.mean) * slope);
                 }
             }
         });
-    };
-    if masked {
-        let [x_grad, masked] =
-            filled(x.len(), part, |index, [x_grad, masked]| map(index, x_grad, Some(masked)));
-        return (x_grad, Some(masked));
-    }
-    let [x_grad] = filled(x.len(), part, |index, [x_grad]| map(index, x_grad, None));
-    (x_grad, None)
+    });
 }
