@@ -27,19 +27,22 @@ pub(crate) fn forward(g: &Geometry, x: &[f32]) -> Buffer {
     let (processor, row_len) = (Processor::new(), width * channels);
     let [y] = filled(g.batch * g.out_height() * row_len, row_len, |row, [y]| {
         let (image, row) = (row / g.out_height(), row % g.out_height());
-        processor.dispatch(|| {
-            for (column, y) in y.chunks_exact_mut(channels).enumerate() {
-                y.fill(f32::NEG_INFINITY);
-                for source_row in window(g, 0, row) {
-                    for source_column in window(g, 1, column) {
-                        let at = ((image * g.height + source_row) * g.width + source_column) * channels;
-                        for (y, x) in y.iter_mut().zip(&x[at..at + channels]) {
-                            *y = if is_greater(*x, *y) { *x } else { *y };
+        processor.run(
+            #[inline(always)]
+            || {
+                for (column, y) in y.chunks_exact_mut(channels).enumerate() {
+                    y.fill(f32::NEG_INFINITY);
+                    for source_row in window(g, 0, row) {
+                        for source_column in window(g, 1, column) {
+                            let at = ((image * g.height + source_row) * g.width + source_column) * channels;
+                            for (y, x) in y.iter_mut().zip(&x[at..at + channels]) {
+                                *y = if is_greater(*x, *y) { *x } else { *y };
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     });
     y
 }
@@ -56,7 +59,7 @@ pub(crate) fn input_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     let images = x_grad.par_chunks_exact_mut(image_len).zip(x.par_chunks_exact(image_len));
     images.zip(grad.par_chunks_exact(grad_len)).for_each(|((x_grad, x), grad)| {
         let mut places = Vec::with_capacity(g.taps());
-        processor.dispatch(
+        processor.run(
             #[inline(always)]
             || {
                 x_grad.fill(0.0);

@@ -98,24 +98,30 @@ pub(crate) fn statistics(pixels: Pixels, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let block = |x: &[f32]| {
         let n = (x.len() / channels) as f64;
         let mut sums = vec![0.0; pixels.row()];
-        processor.dispatch(|| {
-            for x in x.chunks(sums.len()) {
-                sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
-            }
-        });
+        processor.run(
+            #[inline(always)]
+            || {
+                for x in x.chunks(sums.len()) {
+                    sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+                }
+            },
+        );
         let shifts: Vec<f32> = pixels.fold(&sums).iter().map(|sum| (sum / n) as f32).collect();
         let shift = pixels.lanes(|channel| shifts[channel]);
         let (mut first, mut second) = (vec![0.0; pixels.row()], vec![0.0; pixels.row()]);
-        processor.dispatch(|| {
-            for x in x.chunks(first.len()) {
-                let lanes = first.iter_mut().zip(&mut second).zip(&shift);
-                for (((first, second), shift), x) in lanes.zip(x) {
-                    let distance = x - shift;
-                    *first += distance;
-                    *second += distance * distance;
+        processor.run(
+            #[inline(always)]
+            || {
+                for x in x.chunks(first.len()) {
+                    let lanes = first.iter_mut().zip(&mut second).zip(&shift);
+                    for (((first, second), shift), x) in lanes.zip(x) {
+                        let distance = x - shift;
+                        *first += distance;
+                        *second += distance * distance;
+                    }
                 }
-            }
-        });
+            },
+        );
         let sums = pixels.fold(&first).into_iter().zip(pixels.fold(&second)).zip(shifts);
         let parts =
             sums.map(|((first, second), shift)| (f64::from(shift) + first / n, second - first * first / n));
@@ -156,28 +162,31 @@ pub(crate) fn forward(
     let bound = |y: f32| if y < floor { floor } else { y };
     let [y] = filled(x.len(), part, |index, [y]| {
         let x = &x[index * part..][..y.len()];
-        processor.dispatch(|| {
-            let rows = y.chunks_mut(row).zip(x.chunks(row));
-            let lanes = || mean.iter().zip(&scale).zip(&beta);
-            match residual {
-                Some(residual) => {
-                    for ((y, x), residual) in rows.zip(residual[index * part..].chunks(row)) {
-                        for (((y, x), residual), ((mean, scale), beta)) in
-                            y.iter_mut().zip(x).zip(residual).zip(lanes())
-                        {
-                            *y = bound((x - mean) * scale + beta + residual);
+        processor.run(
+            #[inline(always)]
+            || {
+                let rows = y.chunks_mut(row).zip(x.chunks(row));
+                let lanes = || mean.iter().zip(&scale).zip(&beta);
+                match residual {
+                    Some(residual) => {
+                        for ((y, x), residual) in rows.zip(residual[index * part..].chunks(row)) {
+                            for (((y, x), residual), ((mean, scale), beta)) in
+                                y.iter_mut().zip(x).zip(residual).zip(lanes())
+                            {
+                                *y = bound((x - mean) * scale + beta + residual);
+                            }
+                        }
+                    }
+                    None => {
+                        for (y, x) in rows {
+                            for ((y, x), ((mean, scale), beta)) in y.iter_mut().zip(x).zip(lanes()) {
+                                *y = bound((x - mean) * scale + beta);
+                            }
                         }
                     }
                 }
-                None => {
-                    for (y, x) in rows {
-                        for ((y, x), ((mean, scale), beta)) in y.iter_mut().zip(x).zip(lanes()) {
-                            *y = bound((x - mean) * scale + beta);
-                        }
-                    }
-                }
-            }
-        });
+            },
+        );
     });
     y
 }
@@ -211,22 +220,25 @@ impl Line {
         let lanes = || self.scale.iter().zip(&self.shift);
         // As in `forward`.
         let bound = |y: f32| if y < self.floor { self.floor } else { y };
-        Processor::new().dispatch(|| match residual {
-            Some(residual) => {
-                for (x, residual) in x.chunks_mut(row).zip(residual.chunks(row)) {
-                    for ((x, residual), (scale, shift)) in x.iter_mut().zip(residual).zip(lanes()) {
-                        *x = bound(*x * scale + shift + residual);
+        Processor::new().run(
+            #[inline(always)]
+            || match residual {
+                Some(residual) => {
+                    for (x, residual) in x.chunks_mut(row).zip(residual.chunks(row)) {
+                        for ((x, residual), (scale, shift)) in x.iter_mut().zip(residual).zip(lanes()) {
+                            *x = bound(*x * scale + shift + residual);
+                        }
                     }
                 }
-            }
-            None => {
-                for x in x.chunks_mut(row) {
-                    for (x, (scale, shift)) in x.iter_mut().zip(lanes()) {
-                        *x = bound(*x * scale + shift);
+                None => {
+                    for x in x.chunks_mut(row) {
+                        for (x, (scale, shift)) in x.iter_mut().zip(lanes()) {
+                            *x = bound(*x * scale + shift);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// The same on every core.
@@ -253,16 +265,19 @@ pub(crate) fn grad_sums(
     let (row, block) = (pixels.row(), pixels.block());
     let blocks = x.par_chunks(block).zip(grad.par_chunks(block)).map(|(x, grad)| {
         let (mut sums, mut products) = (vec![0.0; row], vec![0.0; row]);
-        processor.dispatch(|| {
-            for (x, grad) in x.chunks(row).zip(grad.chunks(row)) {
-                let places = sums.iter_mut().zip(&mut products).zip(x).zip(grad).zip(lanes.each());
-                for ((((sum, product), x), grad), lane) in places {
-                    let (distance, grad) = (x - lane.mean, lane.behind(*x, *grad));
-                    *sum += grad;
-                    *product += grad * distance;
+        processor.run(
+            #[inline(always)]
+            || {
+                for (x, grad) in x.chunks(row).zip(grad.chunks(row)) {
+                    let places = sums.iter_mut().zip(&mut products).zip(x).zip(grad).zip(lanes.each());
+                    for ((((sum, product), x), grad), lane) in places {
+                        let (distance, grad) = (x - lane.mean, lane.behind(*x, *grad));
+                        *sum += grad;
+                        *product += grad * distance;
+                    }
                 }
-            }
-        });
+            },
+        );
         [pixels.fold(&sums), pixels.fold(&products)]
     });
     total(pixels, blocks.collect())
@@ -282,16 +297,19 @@ pub(crate) fn mask_and_sum(
     let blocks = grad.par_chunks_mut(block).zip(x.par_chunks(block)).zip(output.par_chunks(block));
     let blocks = blocks.map(|((grad, x), output)| {
         let (mut sums, mut products) = (vec![0.0; row], vec![0.0; row]);
-        processor.dispatch(|| {
-            for ((grad, x), output) in grad.chunks_mut(row).zip(x.chunks(row)).zip(output.chunks(row)) {
-                let lanes = sums.iter_mut().zip(&mut products).zip(&mean);
-                for (((((sum, product), mean), grad), x), output) in lanes.zip(grad).zip(x).zip(output) {
-                    *grad = if *output > 0.0 { *grad } else { 0.0 };
-                    *sum += *grad;
-                    *product += *grad * (x - mean);
+        processor.run(
+            #[inline(always)]
+            || {
+                for ((grad, x), output) in grad.chunks_mut(row).zip(x.chunks(row)).zip(output.chunks(row)) {
+                    let lanes = sums.iter_mut().zip(&mut products).zip(&mean);
+                    for (((((sum, product), mean), grad), x), output) in lanes.zip(grad).zip(x).zip(output) {
+                        *grad = if *output > 0.0 { *grad } else { 0.0 };
+                        *sum += *grad;
+                        *product += *grad * (x - mean);
+                    }
                 }
-            }
-        });
+            },
+        );
         [pixels.fold(&sums), pixels.fold(&products)]
     });
     total(pixels, blocks.collect())
@@ -340,7 +358,12 @@ impl Lanes {
         let lanes = self.mean.iter().zip(&self.scale).zip(&self.beta);
         lanes.map(
             #[inline(always)]
-            |((mean, scale), beta)| Lane { mean: *mean, scale: *scale, beta: *beta, threshold: self.threshold },
+            |((mean, scale), beta)| Lane {
+                mean: *mean,
+                scale: *scale,
+                beta: *beta,
+                threshold: self.threshold,
+            },
         )
     }
 }
@@ -382,14 +405,17 @@ pub(crate) fn input_grads(
     let processor = Processor::new();
     let (row, part) = (pixels.row(), pixels.part());
     x.par_chunks_mut(part).zip(grad.par_chunks(part)).for_each(|(x, grad)| {
-        processor.dispatch(|| {
-            for (x, grad) in x.chunks_mut(row).zip(grad.chunks(row)) {
-                let places = x.iter_mut().zip(grad).zip(lanes.each()).zip(&offset).zip(&slope);
-                for ((((x, grad), lane), offset), slope) in places {
-                    let grad = lane.behind(*x, *grad);
-                    *x = lane.scale * (grad - offset - (*x - lane.mean) * slope);
+        processor.run(
+            #[inline(always)]
+            || {
+                for (x, grad) in x.chunks_mut(row).zip(grad.chunks(row)) {
+                    let places = x.iter_mut().zip(grad).zip(lanes.each()).zip(&offset).zip(&slope);
+                    for ((((x, grad), lane), offset), slope) in places {
+                        let grad = lane.behind(*x, *grad);
+                        *x = lane.scale * (grad - offset - (*x - lane.mean) * slope);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }

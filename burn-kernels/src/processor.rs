@@ -40,4 +40,22 @@ impl Processor {
             Self::Other(arch) => arch.dispatch(op),
         }
     }
+
+    /// Runs `work` with the vectors' instructions, if it is a closure marked `#[inline(always)]`. Through `dispatch` a closure
+    /// is called by way of its `FnOnce::call_once`, which is not always inlined and then compiled for the least processor.
+    #[inline(always)]
+    pub(crate) fn run<R>(self, work: impl FnMut() -> R) -> R {
+        self.dispatch(Inlined(work))
+    }
+}
+
+struct Inlined<F>(F);
+
+impl<F: FnMut() -> R, R> WithSimd for Inlined<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, _: S) -> R {
+        (self.0)()
+    }
 }

@@ -17,15 +17,18 @@ pub(crate) fn step(weight: &[f32], gradient: &[f32], velocity: &mut [f32], step:
     let parts = new.par_chunks_mut(GRAIN).zip(weight.par_chunks(GRAIN));
     let parts = parts.zip(gradient.par_chunks(GRAIN)).zip(velocity.par_chunks_mut(GRAIN));
     parts.for_each(|(((new, weight), gradient), velocity)| {
-        processor.dispatch(|| {
-            let values = new.iter_mut().zip(weight).zip(gradient).zip(velocity);
-            for (((new, weight), gradient), velocity) in values {
-                let gradient = gradient + weight * decay;
-                *velocity = *velocity * momentum + gradient;
-                let direction = if step.nesterov { gradient + *velocity * momentum } else { *velocity };
-                *new = weight - direction * lr;
-            }
-        });
+        processor.run(
+            #[inline(always)]
+            || {
+                let values = new.iter_mut().zip(weight).zip(gradient).zip(&mut *velocity);
+                for (((new, weight), gradient), velocity) in values {
+                    let gradient = gradient + weight * decay;
+                    *velocity = *velocity * momentum + gradient;
+                    let direction = if step.nesterov { gradient + *velocity * momentum } else { *velocity };
+                    *new = weight - direction * lr;
+                }
+            },
+        );
     });
     new
 }

@@ -182,7 +182,8 @@ fn correlate(
             out: &mut before,
             step: from,
         });
-        for (point, (before, after)) in before.chunks_exact(from).zip(after.chunks_exact_mut(to)).enumerate() {
+        for (point, (before, after)) in before.chunks_exact(from).zip(after.chunks_exact_mut(to)).enumerate()
+        {
             for (panel, points) in points.chunks_exact(POINTS * len).enumerate() {
                 processor.dispatch(PixelSums {
                     size,
@@ -198,7 +199,15 @@ fn correlate(
             }
         }
         let first_pixel = first_row * tiling.width;
-        processor.dispatch(TilesFromPoints { tiling, tiles, points: &after, step: to, channels, first_pixel, out });
+        processor.dispatch(TilesFromPoints {
+            tiling,
+            tiles,
+            points: &after,
+            step: to,
+            channels,
+            first_pixel,
+            out,
+        });
         finish(first_row * row_len, out);
     });
     out
@@ -278,7 +287,15 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
 
     let panel_len = size.channels * c * TAPS;
     let [weight_grad] = filled(k * c * TAPS, panel_len, |panel, [out]| {
-        processor.dispatch(KernelsFromPoints { points: &sums, step: rows * k, depth: c, size, channels: k, panel, out });
+        processor.dispatch(KernelsFromPoints {
+            points: &sums,
+            step: rows * k,
+            depth: c,
+            size,
+            channels: k,
+            panel,
+            out,
+        });
     });
     weight_grad
 }
