@@ -48,8 +48,7 @@ fn bench_data_times_every_image_size_and_says_what_bounds_every_phase() {
     let timed = sizes(&rows("speeds"));
     assert_eq!(timed, [128, 224, 288], "{page}");
     for row in rows("speeds") {
-        for part in ["read_ms", "decode_ms", "resize_ms", "one_thread_per_s", "all_threads_per_s"]
-        {
+        for part in ["read_ms", "decode_ms", "resize_ms", "one_thread_per_s", "all_threads_per_s"] {
             assert!(row[part].as_f64().unwrap() > 0.0, "{part} of {row}");
         }
         assert_eq!(row["threads"], 2);

@@ -10,12 +10,17 @@ use rayon::prelude::*;
 
 use crate::memory::{Buffer, filled};
 
-/// Values that a lane sums in f32 before f64 takes over.
-const TERMS: usize = 64;
+/// Values that a lane sums in f32 before f64 takes over: at least and at most, and so many that a block stays in the
+/// second-level cache.
+const MIN_TERMS: usize = 64;
+const MAX_TERMS: usize = 128;
+const BLOCK: usize = 1 << 15;
 /// Blocks whose statistics a thread brings together.
-const BLOCKS: usize = 8;
+const BLOCKS: usize = 2;
 /// Lanes side by side at least, so that images of few channels fill the vectors too: several pixels are then a row.
 const LANES: usize = 64;
+/// Lanes that are summed together.
+const STRIP: usize = 32;
 /// Values that a thread takes at a time where nothing is summed.
 const GRAIN: usize = 1 << 15;
 
@@ -48,7 +53,7 @@ impl Pixels {
 
     /// Values in a block that is summed in f32.
     fn block(self) -> usize {
-        self.row() * TERMS
+        self.row() * (BLOCK / self.row()).clamp(MIN_TERMS, MAX_TERMS)
     }
 
     /// Values in a part that is mapped.
@@ -61,6 +66,40 @@ impl Pixels {
         (0..self.row()).map(|lane| value(lane % self.channels)).collect()
     }
 
+    /// For each lane of a row, the sums of what `terms` makes of the values that `images` have there, row by row, and of the
+    /// lane's `constants`.
+    #[inline(always)]
+    fn sum_rows<const IMAGES: usize, const CONSTANTS: usize, const SUMS: usize>(
+        self,
+        processor: Processor,
+        images: [&[f32]; IMAGES],
+        constants: [&[f32]; CONSTANTS],
+        terms: impl Fn([f32; IMAGES], [f32; CONSTANTS]) -> [f32; SUMS],
+    ) -> [Vec<f32>; SUMS] {
+        let row = self.row();
+        let mut sums: [Vec<f32>; SUMS] = core::array::from_fn(|_| vec![0.0; row]);
+        processor.run(
+            #[inline(always)]
+            || {
+                let whole = row / STRIP * STRIP;
+                for first in (0..whole).step_by(STRIP) {
+                    sum_strip::<STRIP, _, _, _>(first, row, images, constants, &mut sums, &terms);
+                }
+                for first in whole..row {
+                    sum_strip::<1, _, _, _>(first, row, images, constants, &mut sums, &terms);
+                }
+                // Of images that do not end with a row.
+                let last = images[0].len() / row * row;
+                for lane in 0..images[0].len() - last {
+                    let values = images.map(|image| image[last + lane]);
+                    let terms = terms(values, constants.map(|constants| constants[lane]));
+                    sums.iter_mut().zip(terms).for_each(|(sums, term)| sums[lane] += term);
+                }
+            },
+        );
+        sums
+    }
+
     /// One sum a channel.
     fn fold(self, lanes: &[f32]) -> Vec<f64> {
         let mut sums = vec![0.0; self.channels];
@@ -68,6 +107,34 @@ impl Pixels {
             sums.iter_mut().zip(lanes).for_each(|(sum, lane)| *sum += f64::from(*lane));
         }
         sums
+    }
+}
+
+/// Some lanes, from `first` on, over whole rows: their sums stay in registers.
+#[inline(always)]
+fn sum_strip<const LANES: usize, const IMAGES: usize, const CONSTANTS: usize, const SUMS: usize>(
+    first: usize,
+    row: usize,
+    images: [&[f32]; IMAGES],
+    constants: [&[f32]; CONSTANTS],
+    sums: &mut [Vec<f32>; SUMS],
+    terms: &impl Fn([f32; IMAGES], [f32; CONSTANTS]) -> [f32; SUMS],
+) {
+    let mut kept = [[0.0; LANES]; SUMS];
+    let constants: [&[f32; LANES]; CONSTANTS] =
+        constants.map(|constants| constants[first..].first_chunk().expect("a row has these lanes"));
+    for start in (first..).step_by(row).take(images[0].len() / row) {
+        let images: [&[f32; LANES]; IMAGES] =
+            images.map(|image| image[start..].first_chunk().expect("a whole row"));
+        for lane in 0..LANES {
+            let terms = terms(images.map(|image| image[lane]), constants.map(|constants| constants[lane]));
+            for sum in 0..SUMS {
+                kept[sum][lane] += terms[sum];
+            }
+        }
+    }
+    for (sums, kept) in sums.iter_mut().zip(kept) {
+        sums[first..first + LANES].copy_from_slice(&kept);
     }
 }
 
@@ -97,29 +164,23 @@ pub(crate) fn statistics(pixels: Pixels, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     // Count, and for each channel mean and sum of squared distances from it.
     let block = |x: &[f32]| {
         let n = (x.len() / channels) as f64;
-        let mut sums = vec![0.0; pixels.row()];
-        processor.run(
+        let [sums] = pixels.sum_rows(
+            processor,
+            [x],
+            [],
             #[inline(always)]
-            || {
-                for x in x.chunks(sums.len()) {
-                    sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
-                }
-            },
+            |[x], []| [x],
         );
         let shifts: Vec<f32> = pixels.fold(&sums).iter().map(|sum| (sum / n) as f32).collect();
         let shift = pixels.lanes(|channel| shifts[channel]);
-        let (mut first, mut second) = (vec![0.0; pixels.row()], vec![0.0; pixels.row()]);
-        processor.run(
+        let [first, second] = pixels.sum_rows(
+            processor,
+            [x],
+            [&shift],
             #[inline(always)]
-            || {
-                for x in x.chunks(first.len()) {
-                    let lanes = first.iter_mut().zip(&mut second).zip(&shift);
-                    for (((first, second), shift), x) in lanes.zip(x) {
-                        let distance = x - shift;
-                        *first += distance;
-                        *second += distance * distance;
-                    }
-                }
+            |[x], [shift]| {
+                let distance = x - shift;
+                [distance, distance * distance]
             },
         );
         let sums = pixels.fold(&first).into_iter().zip(pixels.fold(&second)).zip(shifts);
@@ -154,17 +215,14 @@ pub(crate) fn forward(
 ) -> Buffer {
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     let processor = Processor::new();
-    let mean = pixels.lanes(|channel| affine.mean[channel]);
-    let scale = pixels.lanes(|channel| affine.scale(channel) as f32);
-    let beta = pixels.lanes(|channel| beta[channel]);
+    let [mean, scale, beta] = lanes(pixels, affine, beta);
     let (row, part) = (pixels.row(), pixels.part());
-    // `max` would turn NaN into the floor and hide a training that has diverged.
-    let bound = |y: f32| if y < floor { floor } else { y };
     let [y] = filled(x.len(), part, |index, [y]| {
         let x = &x[index * part..][..y.len()];
         processor.run(
             #[inline(always)]
             || {
+                let bound = bound(floor);
                 let rows = y.chunks_mut(row).zip(x.chunks(row));
                 let lanes = || mean.iter().zip(&scale).zip(&beta);
                 match residual {
@@ -189,6 +247,13 @@ pub(crate) fn forward(
         );
     });
     y
+}
+
+/// What ReLU, or nothing, does. A copy of `floor`: one that is referred to is read anew for each value, which keeps loops from
+/// being vectors. `max` would turn NaN into the floor and hide a training that has diverged.
+#[inline(always)]
+fn bound(floor: f32) -> impl Fn(f32) -> f32 {
+    move |y| if y < floor { floor } else { y }
 }
 
 /// What batch norm by known statistics does to a channel, with what follows it: `x * scale + shift`, plus a residual where
@@ -218,8 +283,7 @@ impl Line {
     pub(crate) fn apply(&self, x: &mut [f32], residual: Option<&[f32]>) {
         let row = self.pixels.row();
         let lanes = || self.scale.iter().zip(&self.shift);
-        // As in `forward`.
-        let bound = |y: f32| if y < self.floor { self.floor } else { y };
+        let bound = bound(self.floor);
         Processor::new().run(
             #[inline(always)]
             || match residual {
@@ -261,21 +325,17 @@ pub(crate) fn grad_sums(
     relu: bool,
 ) -> Vec<[f64; 2]> {
     let processor = Processor::new();
-    let lanes = Lanes::new(pixels, affine, beta, relu);
-    let (row, block) = (pixels.row(), pixels.block());
+    let ([mean, scale, beta], threshold) = (&lanes(pixels, affine, beta), threshold(relu));
+    let block = pixels.block();
     let blocks = x.par_chunks(block).zip(grad.par_chunks(block)).map(|(x, grad)| {
-        let (mut sums, mut products) = (vec![0.0; row], vec![0.0; row]);
-        processor.run(
+        let [sums, products] = pixels.sum_rows(
+            processor,
+            [x, grad],
+            [mean, scale, beta],
             #[inline(always)]
-            || {
-                for (x, grad) in x.chunks(row).zip(grad.chunks(row)) {
-                    let places = sums.iter_mut().zip(&mut products).zip(x).zip(grad).zip(lanes.each());
-                    for ((((sum, product), x), grad), lane) in places {
-                        let (distance, grad) = (x - lane.mean, lane.behind(*x, *grad));
-                        *sum += grad;
-                        *product += grad * distance;
-                    }
-                }
+            move |[x, grad], lane| {
+                let grad = behind(x, grad, lane, threshold);
+                [grad, grad * (x - lane[0])]
             },
         );
         [pixels.fold(&sums), pixels.fold(&products)]
@@ -293,22 +353,23 @@ pub(crate) fn mask_and_sum(
 ) -> Vec<[f64; 2]> {
     let processor = Processor::new();
     let mean = pixels.lanes(|channel| mean[channel]);
-    let (row, block) = (pixels.row(), pixels.block());
+    let block = pixels.block();
     let blocks = grad.par_chunks_mut(block).zip(x.par_chunks(block)).zip(output.par_chunks(block));
     let blocks = blocks.map(|((grad, x), output)| {
-        let (mut sums, mut products) = (vec![0.0; row], vec![0.0; row]);
         processor.run(
             #[inline(always)]
             || {
-                for ((grad, x), output) in grad.chunks_mut(row).zip(x.chunks(row)).zip(output.chunks(row)) {
-                    let lanes = sums.iter_mut().zip(&mut products).zip(&mean);
-                    for (((((sum, product), mean), grad), x), output) in lanes.zip(grad).zip(x).zip(output) {
-                        *grad = if *output > 0.0 { *grad } else { 0.0 };
-                        *sum += *grad;
-                        *product += *grad * (x - mean);
-                    }
+                for (grad, output) in grad.iter_mut().zip(output) {
+                    *grad = if *output > 0.0 { *grad } else { 0.0 };
                 }
             },
+        );
+        let [sums, products] = pixels.sum_rows(
+            processor,
+            [x, grad],
+            [&mean],
+            #[inline(always)]
+            |[x, grad], [mean]| [grad, grad * (x - mean)],
         );
         [pixels.fold(&sums), pixels.fold(&products)]
     });
@@ -326,54 +387,24 @@ fn total(pixels: Pixels, blocks: Vec<[Vec<f64>; 2]>) -> Vec<[f64; 2]> {
     total
 }
 
-/// What tells from the input whether the ReLU let it pass, lane by lane, computed as [`forward`] does.
-struct Lanes {
-    mean: Vec<f32>,
-    scale: Vec<f32>,
-    beta: Vec<f32>,
-    threshold: f32,
+/// Mean, scale and offset, lane by lane: what tells from the input whether the ReLU let it pass.
+fn lanes(pixels: Pixels, affine: Affine<'_>, beta: &[f32]) -> [Vec<f32>; 3] {
+    [
+        pixels.lanes(|channel| affine.mean[channel]),
+        pixels.lanes(|channel| affine.scale(channel) as f32),
+        pixels.lanes(|channel| beta[channel]),
+    ]
 }
 
-/// Of one channel.
-#[derive(Clone, Copy)]
-struct Lane {
-    mean: f32,
-    scale: f32,
-    beta: f32,
-    threshold: f32,
+/// What ReLU's output is above where it passes the gradient on.
+fn threshold(relu: bool) -> f32 {
+    if relu { 0.0 } else { f32::NEG_INFINITY }
 }
 
-impl Lanes {
-    fn new(pixels: Pixels, affine: Affine<'_>, beta: &[f32], relu: bool) -> Self {
-        Self {
-            mean: pixels.lanes(|channel| affine.mean[channel]),
-            scale: pixels.lanes(|channel| affine.scale(channel) as f32),
-            beta: pixels.lanes(|channel| beta[channel]),
-            threshold: if relu { 0.0 } else { f32::NEG_INFINITY },
-        }
-    }
-
-    #[inline(always)]
-    fn each(&self) -> impl Iterator<Item = Lane> {
-        let lanes = self.mean.iter().zip(&self.scale).zip(&self.beta);
-        lanes.map(
-            #[inline(always)]
-            |((mean, scale), beta)| Lane {
-                mean: *mean,
-                scale: *scale,
-                beta: *beta,
-                threshold: self.threshold,
-            },
-        )
-    }
-}
-
-impl Lane {
-    #[inline(always)]
-    fn behind(self, x: f32, grad: f32) -> f32 {
-        let y = (x - self.mean) * self.scale + self.beta;
-        if y > self.threshold { grad } else { 0.0 }
-    }
+/// What the gradient behind the ReLU is, whose output is computed as [`forward`] does.
+#[inline(always)]
+fn behind(x: f32, grad: f32, [mean, scale, beta]: [f32; 3], threshold: f32) -> f32 {
+    if (x - mean) * scale + beta > threshold { grad } else { 0.0 }
 }
 
 /// Gradients of gamma and beta.
@@ -401,7 +432,7 @@ pub(crate) fn input_grads(
         let inverse = affine.inverse_deviation(channel);
         (sums[channel][1] / count * inverse * inverse) as f32
     });
-    let lanes = Lanes::new(pixels, affine, beta, relu);
+    let ([mean, scale, beta], threshold) = (&lanes(pixels, affine, beta), threshold(relu));
     let processor = Processor::new();
     let (row, part) = (pixels.row(), pixels.part());
     x.par_chunks_mut(part).zip(grad.par_chunks(part)).for_each(|(x, grad)| {
@@ -409,10 +440,12 @@ pub(crate) fn input_grads(
             #[inline(always)]
             || {
                 for (x, grad) in x.chunks_mut(row).zip(grad.chunks(row)) {
-                    let places = x.iter_mut().zip(grad).zip(lanes.each()).zip(&offset).zip(&slope);
-                    for ((((x, grad), lane), offset), slope) in places {
-                        let grad = lane.behind(*x, *grad);
-                        *x = lane.scale * (grad - offset - (*x - lane.mean) * slope);
+                    let lanes = mean.iter().zip(scale).zip(beta).zip(&offset).zip(&slope);
+                    for ((x, grad), ((((mean, scale), beta), offset), slope)) in
+                        x.iter_mut().zip(grad).zip(lanes)
+                    {
+                        let grad = behind(*x, *grad, [*mean, *scale, *beta], threshold);
+                        *x = scale * (grad - offset - (*x - mean) * slope);
                     }
                 }
             },

@@ -212,15 +212,7 @@ fn print(num_images: u64, rows: &[Row], verdicts: &[Verdict]) {
         "px", "read", "decode", "resize", "1 thread", "threads"
     );
     for row in rows {
-        let Row {
-            size,
-            read_ms,
-            decode_ms,
-            resize_ms,
-            one_thread_per_s,
-            threads,
-            all_threads_per_s,
-        } = row;
+        let Row { size, read_ms, decode_ms, resize_ms, one_thread_per_s, threads, all_threads_per_s } = row;
         let all = format!("{threads}: {all_threads_per_s:.0}/s");
         println!(
             "{size:>5} {read_ms:>8.3} {decode_ms:>8.3} {resize_ms:>8.3} {one_thread_per_s:>10.0}/s {all:>16}"

@@ -63,15 +63,7 @@ impl InputSpeed {
         } else {
             loader(&source, transform, channels, num_threads)?
         };
-        Ok(Self {
-            num_images,
-            read_s,
-            decode_s,
-            resize_s,
-            one_thread_per_s,
-            num_threads,
-            all_threads_per_s,
-        })
+        Ok(Self { num_images, read_s, decode_s, resize_s, one_thread_per_s, num_threads, all_threads_per_s })
     }
 }
 
