@@ -73,6 +73,11 @@ impl PixelSums<'_> {
         let taps = self.weights.len() / (depth * channels);
         let sources = self.tiles.sources.chunks_exact(taps * PIXELS);
         for (sources, places) in sources.zip(self.tiles.places.chunks(PIXELS)) {
+            // So that the lines to be written are on their way from memory while the sums are made.
+            for &place in places {
+                let out = &mut self.out[place as usize * self.out_pitch..][..self.channels];
+                S::as_mut_simd_f32s(out).0.fill(simd.splat_f32s(0.0));
+            }
             let mut sums = [[simd.splat_f32s(0.0); VECTORS]; PIXELS];
             for (tap, weights) in
                 sources.as_chunks::<PIXELS>().0.iter().zip(self.weights.chunks_exact(depth * channels))
