@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::geometry::{Geometry, Meeting};
 use crate::memory::{Buffer, filled};
-use crate::tile::{ChannelSums, PixelSums, TileFor, TileSize};
+use crate::tile::{ChannelSums, Columns, PixelSums, TileFor, TileSize};
 
 /// Tiles of pixels that a thread takes at a time, all channels of them: enough for the weights to be worth reading.
 const TILES: usize = 4;
@@ -215,14 +215,13 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     let numbers = meeting.sources_by_tap();
     let pixels = meeting.num_targets();
     let is_small = rows * all <= SMALL_WEIGHT;
-    // A tile that sticks out reads what lies behind, and what it makes of it is not used.
-    let longer = with_slack(grad, all - columns);
-    let grad = longer.as_deref().unwrap_or(grad);
     let add = |sums: &mut [f32], first_row: usize, range: core::ops::Range<usize>| {
-        let mut room = Vec::new();
+        let (mut room, mut grads, first_pixel) = (Vec::new(), Vec::new(), range.start);
         for start in range.clone().step_by(PIXELS) {
             let range = start..range.end.min(start + PIXELS);
             let taps: Vec<_> = numbers.chunks_exact(pixels).map(|numbers| &numbers[range.clone()]).collect();
+            let from = &grad[range.start * columns..range.end * columns];
+            processor.dispatch(Columns { size, from, channels: columns, to: &mut grads });
             for (tile, sums) in sums.chunks_exact_mut(size.pixels * all).enumerate() {
                 processor.dispatch(ChannelSums {
                     size,
@@ -231,22 +230,22 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
                     depth,
                     taps: &taps,
                     first_row: first_row + tile * size.pixels,
-                    grad: &grad[range.start * columns..],
-                    grad_pitch: columns,
+                    grad: &grads,
                     sums,
+                    adds: start > first_pixel,
                     room: &mut room,
                 });
             }
         }
     };
-    let groups = if is_small { PARTS.min(pixels) } else { 1 };
-    let group = pixels.div_ceil(groups);
+    let group = if is_small { pixels.div_ceil(PARTS) } else { pixels };
+    let groups = pixels.div_ceil(group);
     // A thread that has many rows reads the gradient once for all of them.
     let threads = rayon::current_num_threads();
     let part = if is_small { rows } else { (rows / size.pixels).div_ceil(threads) * size.pixels };
-    let mut sums = Buffer::of_zeros(groups * rows * all);
+    let mut sums = Buffer::of_any(groups * rows * all);
     sums.par_chunks_exact_mut(rows * all).enumerate().for_each(|(index, sums)| {
-        let range = (index * group).min(pixels)..((index + 1) * group).min(pixels);
+        let range = index * group..((index + 1) * group).min(pixels);
         sums.par_chunks_mut(part * all)
             .enumerate()
             .for_each(|(index, sums)| add(sums, index * part, range.clone()));
@@ -255,33 +254,28 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     // From [groups, tiles of rows, tiles of columns, rows of a tile, columns of a tile].
     let weights = g.channels_in * g.taps();
     let [weight_grad] = filled(columns * weights, size.channels * weights, |tile, [out]| {
-        for first in (0..weights).step_by(LINE) {
+        for first in (0..g.channels_in).step_by(LINE) {
+            let channels = first..g.channels_in.min(first + LINE);
             // Where taps are merged, they are places in depth.
-            let places = (first..weights.min(first + LINE)).map(|row| {
-                let (tap, channel) = (row / g.channels_in, row % g.channels_in);
-                let from = row / size.pixels * size.pixels * all
-                    + (tile * size.pixels + row % size.pixels) * size.channels;
-                (from, channel * g.taps() + tap)
+            let places = channels.flat_map(|channel| (0..g.taps()).map(move |tap| (channel, tap)));
+            let places = places.map(|(channel, tap)| {
+                let row = tap * g.channels_in + channel;
+                row / size.pixels * size.pixels * all
+                    + (tile * size.pixels + row % size.pixels) * size.channels
             });
             let places: Vec<_> = places.collect();
             for (column, out) in out.chunks_exact_mut(weights).enumerate() {
-                for &(from, to) in &places {
-                    let from = sums[from + column..].iter().step_by(rows * all);
-                    out[to] = from.sum();
+                let out = &mut out[first * g.taps()..][..places.len()];
+                for (out, from) in out.iter_mut().zip(&places) {
+                    *out = sums[from + column];
+                    for group in 1..groups {
+                        *out += sums[group * rows * all + from + column];
+                    }
                 }
             }
         }
     });
     weight_grad
-}
-
-/// With `slack` zeros behind, where there are to be any.
-fn with_slack(values: &[f32], slack: usize) -> Option<Buffer> {
-    (slack > 0).then(|| {
-        let mut longer = Buffer::of_zeros(values.len() + slack);
-        longer[..values.len()].copy_from_slice(values);
-        longer
-    })
 }
 
 /// The images with their padding.

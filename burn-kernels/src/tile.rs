@@ -127,7 +127,8 @@ fn add_products<S: Simd, const PIXELS: usize, const VECTORS: usize>(
     sums
 }
 
-/// `sums[row][column] += sum over pixels of source[pixel][row] * grad[pixel][column]`, for a tile's rows and all columns.
+/// `sums[row][column] += sum over pixels of source[pixel][row] * grad[pixel][column]`, or `=` that, for a tile's rows and all
+/// columns.
 /// Row `tap * depth + d` is place `d` in depth of the pixel that is met at that tap.
 pub(crate) struct ChannelSums<'a> {
     pub(crate) size: TileSize,
@@ -138,11 +139,12 @@ pub(crate) struct ChannelSums<'a> {
     /// Of each tap, the numbers of the pixels that it meets.
     pub(crate) taps: &'a [&'a [u32]],
     pub(crate) first_row: usize,
-    /// Of each pixel the columns, so many values apart; those of the last tile may reach into the next pixel.
+    /// `[tiles, pixels, columns of a tile]`, as [`Columns`] lays them.
     pub(crate) grad: &'a [f32],
-    pub(crate) grad_pitch: usize,
     /// `[tiles, rows of a tile, columns of a tile]`.
     pub(crate) sums: &'a mut [f32],
+    /// Whether there are sums already.
+    pub(crate) adds: bool,
     /// Room for the rows of all pixels.
     pub(crate) room: &'a mut Vec<f32>,
 }
@@ -173,10 +175,8 @@ impl ChannelSums<'_> {
             let kept = S::as_mut_simd_f32s(sums).0.as_chunks_mut::<VECTORS>().0;
             let kept = kept.first_chunk_mut::<ROWS>().expect("a tile has so many rows");
             let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-            let grad = &self.grad[tile * width..];
-            for (pixel, values) in values.iter().enumerate() {
-                let grads = S::as_simd_f32s(&grad[pixel * self.grad_pitch..][..width]).0;
-                let grads = grads.first_chunk::<VECTORS>().expect("a tile has so many columns");
+            let grad = &self.grad[tile * values.len() * width..][..values.len() * width];
+            for (values, grads) in values.iter().zip(S::as_simd_f32s(grad).0.as_chunks::<VECTORS>().0) {
                 for r in 0..ROWS {
                     let value = simd.splat_f32s(values[r]);
                     for v in 0..VECTORS {
@@ -185,11 +185,14 @@ impl ChannelSums<'_> {
                 }
             }
             // Sums of sums err less than one long one.
-            for r in 0..ROWS {
-                for v in 0..VECTORS {
-                    kept[r][v] = simd.add_f32s(kept[r][v], sums[r][v]);
+            if self.adds {
+                for r in 0..ROWS {
+                    for v in 0..VECTORS {
+                        sums[r][v] = simd.add_f32s(kept[r][v], sums[r][v]);
+                    }
                 }
             }
+            *kept = sums;
         }
         *self.room = room;
     }
@@ -223,6 +226,39 @@ impl ChannelSums<'_> {
                 last.iter_mut().zip(last_source).for_each(|(to, from)| *to = *from);
             }
             row += len;
+        }
+    }
+}
+
+/// Lays the channels of pixels as [`ChannelSums`] takes them, with zeros beyond the last: side by side, so that they are read
+/// in the order in which they lie.
+pub(crate) struct Columns<'a> {
+    pub(crate) size: TileSize,
+    /// `[pixels, channels]`.
+    pub(crate) from: &'a [f32],
+    pub(crate) channels: usize,
+    pub(crate) to: &'a mut Vec<f32>,
+}
+
+impl WithSimd for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { size: TileSize { channels: width, .. }, from, channels, to } = self;
+        let pixels = from.len() / channels;
+        to.resize(channels.div_ceil(width) * pixels * width, 0.0);
+        for (tile, to) in to.chunks_exact_mut(pixels * width).enumerate() {
+            let here = width.min(channels - tile * width);
+            let from = from.chunks_exact(channels).map(|from| &from[tile * width..][..here]);
+            for (to, from) in to.chunks_exact_mut(width).zip(from) {
+                let (vectors, rest) = S::as_simd_f32s(from);
+                S::as_mut_simd_f32s(&mut *to).0.iter_mut().zip(vectors).for_each(|(to, from)| *to = *from);
+                if here < width {
+                    to[here - rest.len()..here].copy_from_slice(rest);
+                    to[here..].fill(0.0);
+                }
+            }
         }
     }
 }
@@ -294,6 +330,8 @@ mod tests {
 
         let all = channels.next_multiple_of(size.channels);
         let grad = numbers(pixels * all);
+        let mut laid = Vec::new();
+        processor.dispatch(Columns { size, from: &grad, channels: all, to: &mut laid });
         for first_row in (0..taps.len() * depth).step_by(size.pixels) {
             let mut sums = vec![1.0; size.pixels * all];
             processor.dispatch(ChannelSums {
@@ -303,9 +341,9 @@ mod tests {
                 depth,
                 taps: &by_tap.chunks_exact(pixels).collect::<Vec<_>>(),
                 first_row,
-                grad: &grad,
-                grad_pitch: all,
+                grad: &laid,
                 sums: &mut sums,
+                adds: true,
                 room: &mut Vec::new(),
             });
             for (index, got) in sums.iter().enumerate() {

@@ -233,7 +233,7 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     let together = (SUPER_BLOCK_BYTES / (4 * POINTS * (step_x + step_grad))).clamp(1, num_chunks);
 
     // [points, tiles of rows, tiles of columns, rows of a tile, columns of a tile].
-    let mut sums = Buffer::of_zeros(POINTS * rows * k);
+    let mut sums = Buffer::of_any(POINTS * rows * k);
     let mut at_points = [step_x, step_grad].map(|step| Buffer::of_any(together * POINTS * step));
     let numbers: Vec<u32> = (0..CHUNK as u32).collect();
     for first in (0..num_chunks).step_by(together) {
@@ -257,6 +257,7 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
                 tiles,
                 source: grad,
                 depth: k,
+                size,
                 out: grad_points,
                 step: step_grad,
             });
@@ -275,9 +276,9 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
                         depth: c,
                         taps: &[numbers],
                         first_row: tile * size.pixels,
-                        grad,
-                        grad_pitch: k,
+                        grad: &grad[..numbers.len() * k],
                         sums,
+                        adds: first + chunk > 0,
                         room: &mut room,
                     });
                 }
@@ -447,17 +448,19 @@ impl WithSimd for WindowsToPoints<'_> {
         let Self { tiling, tiles, source, depth, out, step } = self;
         for (place, tile) in tiles.enumerate() {
             let pixels = tiling.pixels::<WINDOW>(tile, 1);
-            to_points::<S, Window, WINDOW>(simd, pixels, source, depth, &mut out[place * depth..], step);
+            let out = &mut out[place * depth..];
+            to_points::<S, Window, WINDOW>(simd, pixels, source, depth, out, step, [depth, 0]);
         }
     }
 }
 
-/// The same of the gradients of tiles.
+/// The same of the gradients of tiles, `out[point][panel][tile][channel of a panel]`.
 struct TilesToPoints<'a> {
     tiling: &'a Tiling,
     tiles: Range<usize>,
     source: &'a [f32],
     depth: usize,
+    size: TileSize,
     out: &'a mut [f32],
     step: usize,
 }
@@ -467,15 +470,16 @@ impl WithSimd for TilesToPoints<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { tiling, tiles, source, depth, out, step } = self;
+        let Self { tiling, tiles, source, depth, size, out, step } = self;
+        let panel = [size.channels, tiles.len() * size.channels];
         for (place, tile) in tiles.enumerate() {
-            let pixels = tiling.pixels::<TILE>(tile, 0);
-            to_points::<S, TileGrad, TILE>(simd, pixels, source, depth, &mut out[place * depth..], step);
+            let (pixels, out) = (tiling.pixels::<TILE>(tile, 0), &mut out[place * size.channels..]);
+            to_points::<S, TileGrad, TILE>(simd, pixels, source, depth, out, step, panel);
         }
     }
 }
 
-/// Brings some pixels to the points.
+/// Brings some pixels to the points: each point's channels, so many side by side, and those behind them so much further on.
 #[inline(always)]
 fn to_points<S: Simd, M: Map<N, WINDOW>, const N: usize>(
     simd: S,
@@ -484,6 +488,7 @@ fn to_points<S: Simd, M: Map<N, WINDOW>, const N: usize>(
     depth: usize,
     out: &mut [f32],
     step: usize,
+    [side_by_side, further]: [usize; 2],
 ) {
     let mut rows: [[Option<&[S::f32s]>; N]; N] = [[None; N]; N];
     for i in 0..N {
@@ -503,9 +508,11 @@ fn to_points<S: Simd, M: Map<N, WINDOW>, const N: usize>(
             }
         }
         let to = M::square(simd, from);
+        let channel = vector * S::F32_LANES;
+        let first = channel / side_by_side * further + channel % side_by_side;
         for i in 0..WINDOW {
             for j in 0..WINDOW {
-                let at = (i * WINDOW + j) * step + vector * S::F32_LANES;
+                let at = (i * WINDOW + j) * step + first;
                 S::as_mut_simd_f32s(&mut out[at..at + S::F32_LANES]).0[0] = to[i][j];
             }
         }
