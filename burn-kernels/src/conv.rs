@@ -16,11 +16,15 @@ use crate::backend::Kernels;
 /// `x` is `[batch, height, width, in]`, `weight` `[out, in, kernel height, kernel width]`; the result is
 /// `[batch, (height + 2 padding - kernel height) / stride + 1, ..., out]`.
 ///
+/// # Number types
+/// The result has that of `x`. Where that has 16 bits, `weight` may be in f32, and so is its gradient: as they are in f32
+/// where all is computed so, rounded to the type of `x` elsewhere.
+///
 /// # Cost
 /// The multiplications, and a copy of the weights.
 ///
 /// # Panics
-/// If the input channels differ, the number types differ, the stride is 0, or a kernel is larger than the padded image.
+/// If the input channels differ, the number types differ otherwise, the stride is 0, or a kernel is larger than the padded image.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};

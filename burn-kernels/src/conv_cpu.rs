@@ -71,38 +71,51 @@ struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// `[panels, taps, depth, channels of a tile]`, with zeros beyond the last channel.
+    /// `[panels, taps, depth, channels of a tile]`.
     fn pack(&self, taps: &[[usize; 2]], depth: usize, channels: usize, size: TileSize) -> Buffer {
         let panel_len = taps.len() * depth * size.channels;
         let [packed] = filled(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [packed]| {
-            let first = panel * size.channels;
-            let here = size.channels.min(channels - first);
-            if here < size.channels {
-                packed.fill(0.0);
-            }
-            for start in (0..depth).step_by(LINE) {
-                let block = start..depth.min(start + LINE);
-                for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(depth * size.channels)) {
-                    let packed = &mut packed[block.start * size.channels..block.end * size.channels];
-                    let from = first * self.step + tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
-                    let from = &self.data[from + block.start * self.depth_step..];
-                    // What lies closer together, in the inner loop.
-                    if self.step < self.depth_step {
-                        for (d, packed) in packed.chunks_exact_mut(size.channels).enumerate() {
-                            let from = from[d * self.depth_step..].iter().step_by(self.step);
-                            packed[..here].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-                        }
-                    } else {
-                        for channel in 0..here {
-                            let from = from[channel * self.step..].iter().step_by(self.depth_step);
-                            let to = packed[channel..].iter_mut().step_by(size.channels);
-                            to.zip(from).for_each(|(to, from)| *to = *from);
-                        }
+            self.pack_panel(panel, taps, depth, channels, size, packed);
+        });
+        packed
+    }
+
+    /// One of the panels, with zeros beyond the last channel.
+    fn pack_panel(
+        &self,
+        panel: usize,
+        taps: &[[usize; 2]],
+        depth: usize,
+        channels: usize,
+        size: TileSize,
+        packed: &mut [f32],
+    ) {
+        let first = panel * size.channels;
+        let here = size.channels.min(channels - first);
+        if here < size.channels {
+            packed.fill(0.0);
+        }
+        for start in (0..depth).step_by(LINE) {
+            let block = start..depth.min(start + LINE);
+            for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(depth * size.channels)) {
+                let packed = &mut packed[block.start * size.channels..block.end * size.channels];
+                let from = first * self.step + tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
+                let from = &self.data[from + block.start * self.depth_step..];
+                // What lies closer together, in the inner loop.
+                if self.step < self.depth_step {
+                    for (d, packed) in packed.chunks_exact_mut(size.channels).enumerate() {
+                        let from = from[d * self.depth_step..].iter().step_by(self.step);
+                        packed[..here].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                    }
+                } else {
+                    for channel in 0..here {
+                        let from = from[channel * self.step..].iter().step_by(self.depth_step);
+                        let to = packed[channel..].iter_mut().step_by(size.channels);
+                        to.zip(from).for_each(|(to, from)| *to = *from);
                     }
                 }
             }
-        });
-        packed
+        }
     }
 }
 
@@ -118,39 +131,35 @@ fn sums(
     let size = processor.dispatch(TileFor(channels));
     let period = meeting.period();
     let phases = (0..period).flat_map(|y| (0..period).map(move |x| [y, x]));
-    let phases: Vec<_> = phases
-        .map(|phase| (phase, meeting.taps(phase)))
-        .filter(|(_, taps)| !taps.is_empty())
-        .map(|(phase, taps)| {
-            let packed = weights.pack(&taps, source.depth, channels, size);
-            (phase, taps, packed)
-        })
-        .collect();
+    let phases: Vec<_> =
+        phases.map(|phase| (phase, meeting.taps(phase))).filter(|(_, taps)| !taps.is_empty()).collect();
     // Where the stride leaves pixels out, nothing meets them.
     let is_gapless = phases.len() == period * period;
     let zeros = vec![0.0; source.depth];
     let ([height, width], pixels) = (meeting.target, meeting.num_targets());
-    let weights_len: usize = phases.iter().map(|(.., packed)| packed.len()).sum();
-    if weights_len > source.data.len() {
-        // Each thread takes channels and goes through all pixels, so that the weights are read once.
+    let num_taps: usize = phases.iter().map(|(_, taps)| taps.len()).sum();
+    if 2 * num_taps * source.depth * channels > source.data.len() {
+        // Many weights: each thread takes channels and goes through all pixels, so that they are read once, and what is packed of
+        // them stays in the cache.
         let tiles: Vec<_> = phases
             .iter()
-            .map(|(phase, taps, _)| meeting.tiles(0..meeting.batch * height, *phase, taps, size.pixels))
+            .map(|(phase, taps)| meeting.tiles(0..meeting.batch * height, *phase, taps, size.pixels))
             .collect();
         let panel_len = pixels * size.channels;
         let [panels] = filled(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [out]| {
             if !is_gapless {
                 out.fill(0.0);
             }
-            for ((_, taps, packed), tiles) in phases.iter().zip(&tiles) {
-                let len = taps.len() * source.depth * size.channels;
+            for ((_, taps), tiles) in phases.iter().zip(&tiles) {
+                let mut packed = Buffer::of_any(taps.len() * source.depth * size.channels);
+                weights.pack_panel(panel, taps, source.depth, channels, size, &mut packed);
                 processor.dispatch(PixelSums {
                     size,
                     tiles,
                     source: source.data,
                     pitch: source.pitch,
                     zeros: &zeros,
-                    weights: &packed[panel * len..][..len],
+                    weights: &packed,
                     out: &mut *out,
                     out_pitch: size.channels,
                     channels: size.channels,
@@ -168,6 +177,13 @@ fn sums(
         return out;
     }
 
+    let phases: Vec<_> = phases
+        .into_iter()
+        .map(|(phase, taps)| {
+            let packed = weights.pack(&taps, source.depth, channels, size);
+            (phase, taps, packed)
+        })
+        .collect();
     let rows = (TILES * size.pixels * period * period).div_ceil(width);
     let [out] = filled(pixels * channels, rows * width * channels, |block, [out]| {
         let first = block * rows * width * channels;

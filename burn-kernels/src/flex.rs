@@ -20,6 +20,11 @@ fn norm_goes<const N: usize, const M: usize>(images: [&Primitive; N], channels: 
     all_alike(images) && channels.iter().all(|tensor| tensor.dtype() == DType::F32)
 }
 
+/// Whether a convolution goes through f32: images that are alike, and weights like them or in f32.
+fn conv_goes<const N: usize>(images: [&Primitive; N], weight: &Primitive) -> bool {
+    all_alike(images) && (weight.dtype() == DType::F32 || weight.dtype() == images[0].dtype())
+}
+
 /// The values of a tensor that went through [`widen`].
 fn values(tensor: &Primitive) -> &[f32] {
     tensor.as_slice().expect("made contiguous, and its type was asked")
@@ -35,7 +40,7 @@ fn geometry(x: &Primitive, weight: &Primitive, stride: usize, padding: usize) ->
 
 impl Kernels for Flex {
     fn conv2d_forward(x: Primitive, weight: Primitive, stride: usize, padding: usize) -> Primitive {
-        if !all_alike([&x, &weight]) {
+        if !conv_goes([&x], &weight) {
             return plain::conv2d::<Self>(x, weight, stride, padding);
         }
         conv([x, weight], stride, padding, |_, _| ())
@@ -48,7 +53,7 @@ impl Kernels for Flex {
         stride: usize,
         padding: usize,
     ) -> Primitive {
-        if !all_alike([&x, &weight, &grad]) {
+        if !conv_goes([&x, &grad], &weight) {
             return plain::conv2d_input_grad::<Self>([x, weight, grad], stride, padding);
         }
         let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
@@ -65,10 +70,10 @@ impl Kernels for Flex {
         stride: usize,
         padding: usize,
     ) -> Primitive {
-        if !all_alike([&x, &weight, &grad]) {
+        if !conv_goes([&x, &grad], &weight) {
             return plain::conv2d_weight_grad::<Self>([x, weight, grad], stride, padding);
         }
-        let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
+        let (g, dtype) = (geometry(&x, &weight, stride, padding), weight.dtype());
         let [x, grad] = widen([x, grad]);
         let by = if winograd::pays(&g) { winograd::weight_grad } else { conv_cpu::weight_grad };
         let weight_grad = by(&g, values(&x), values(&grad));
@@ -172,7 +177,7 @@ impl Kernels for Flex {
         padding: usize,
         relu: bool,
     ) -> Primitive {
-        if !norm_goes([&x, &weight], [&scale, &shift]) {
+        if !conv_goes([&x], &weight) || !norm_goes([&x], [&scale, &shift]) {
             return plain::conv2d_line::<Self>([x, weight, scale, shift], None, [stride, padding], relu);
         }
         conv_line([x, weight, scale, shift], None, [stride, padding], relu)
@@ -188,7 +193,7 @@ impl Kernels for Flex {
         padding: usize,
         relu: bool,
     ) -> Primitive {
-        if !norm_goes([&x, &weight, &residual], [&scale, &shift]) {
+        if !conv_goes([&x], &weight) || !norm_goes([&x, &residual], [&scale, &shift]) {
             return plain::conv2d_line::<Self>(
                 [x, weight, scale, shift],
                 Some(residual),

@@ -11,6 +11,7 @@ use crate::sgd::SgdStep;
 type Float<B> = FloatTensor<B>;
 
 pub(crate) fn conv2d<B: Backend>(x: Float<B>, weight: Float<B>, stride: usize, padding: usize) -> Float<B> {
+    let weight = cast::<B>(weight, x.dtype());
     channels_last::<B>(B::conv2d(channels_first::<B>(x), weight, None, options(stride, padding)))
 }
 
@@ -19,6 +20,7 @@ pub(crate) fn conv2d_input_grad<B: Backend>(
     stride: usize,
     padding: usize,
 ) -> Float<B> {
+    let weight = cast::<B>(weight, x.dtype());
     let [x, grad] = [x, grad].map(channels_first::<B>);
     channels_last::<B>(B::conv2d_x_backward(x, weight, grad, options(stride, padding)))
 }
@@ -28,8 +30,10 @@ pub(crate) fn conv2d_weight_grad<B: Backend>(
     stride: usize,
     padding: usize,
 ) -> Float<B> {
+    let (outer, inner) = (weight.dtype(), x.dtype());
     let [x, grad] = [x, grad].map(channels_first::<B>);
-    B::conv2d_weight_backward(x, weight, grad, options(stride, padding))
+    let weight = cast::<B>(weight, inner);
+    cast::<B>(B::conv2d_weight_backward(x, weight, grad, options(stride, padding)), outer)
 }
 
 /// Output, in the number type of x; mean and biased variance, in that of gamma, in which all is computed.

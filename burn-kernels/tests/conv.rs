@@ -190,6 +190,13 @@ fn other_number_types_and_backends_get_burns_own() {
         let ours = run(|x, w| case.ours(x, w), x, weight, &grad, dtype, &device);
         let plain = run(|x, w| case.plain(x, w), x, weight, &grad, dtype, &device);
         assert!(ours == plain, "{device:?} {dtype:?}");
+        if dtype == DType::F64 {
+            // Of two types, none of them of ours: that of the images counts.
+            let mixed = run(|x, w| case.ours(x, w.cast(DType::F32)), x, weight, &grad, dtype, &device);
+            let cast = |w: Tensor<4>| w.cast(DType::F32).cast(DType::F64);
+            let plain = run(|x, w| case.plain(x, cast(w)), x, weight, &grad, dtype, &device);
+            assert!(mixed == plain, "{device:?} {dtype:?}");
+        }
     }
 }
 
@@ -208,6 +215,13 @@ fn half_precision_rounds_what_f32_computes() {
             for (i, (half, single)) in half.iter().zip(&single).enumerate() {
                 assert_eq!(half, &rounded(single, dtype), "{case:?} {dtype:?}, result {i}");
             }
+            // Weights in f32 are taken as they are.
+            let weight = random.values(len(case.weight));
+            let weight = (&weight[..], case.weight);
+            let mixed = run(|x, w| case.ours(x.cast(dtype), w), x, weight, &grad, DType::F32, &device);
+            let single = run(|x, w| case.ours(x, w), x, weight, &grad, DType::F32, &device);
+            assert_eq!(mixed[..2], [0, 1].map(|i| rounded(&single[i], dtype)), "{case:?} {dtype:?}");
+            assert_eq!(mixed[2], single[2], "{case:?} {dtype:?}");
         }
     }
 }

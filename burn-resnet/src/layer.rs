@@ -1,7 +1,7 @@
 //! Convolution without bias, and the linear classifier: a weight and what to do with it. Not how it is drawn (`init`).
 //!
-//! Burn's own layers would do, but for two things: PyTorch's layout of the linear weight, and the cast of the weight to
-//! the images' number type.
+//! Burn's own layers would do, but for two things: PyTorch's layout of the linear weight, and weights in f32 for images in
+//! 16 bits.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -59,7 +59,7 @@ impl Conv {
 
     /// What is convolved with what, stride and padding.
     fn operands(&self, x: Tensor<4>) -> (Tensor<4>, Tensor<4>, [usize; 2]) {
-        let weight = as_type_of(self.weight.val(), &x);
+        let weight = self.weight.val();
         let padding = weight.dims()[2] / 2;
         (if self.blurs { blur(x) } else { x }, weight, [self.stride, padding])
     }

@@ -56,7 +56,8 @@ pub fn run<const D: usize, const E: usize>(
     let (a, b) = (leaf(a, a_shape, dtype, device), leaf(b, b_shape, dtype, device));
     let y = f(a.clone(), b.clone());
     let weights = TensorData::new(grad.to_vec(), y.dims()).convert_dtype(dtype);
-    let weights = Tensor::from_data(weights, (&device.clone().autodiff(), dtype));
+    let weights: Tensor<4> = Tensor::from_data(weights, (&device.clone().autodiff(), dtype));
+    let weights = weights.cast(y.dtype());
     let grads = (y.clone() * weights).backward();
     [values(y), values(a.grad(&grads).unwrap()), values(b.grad(&grads).unwrap())]
 }
