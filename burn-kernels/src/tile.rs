@@ -76,7 +76,9 @@ impl PixelSums<'_> {
             // So that the lines to be written are on their way from memory while the sums are made.
             for &place in places {
                 let out = &mut self.out[place as usize * self.out_pitch..][..self.channels];
-                S::as_mut_simd_f32s(out).0.fill(simd.splat_f32s(0.0));
+                if let Some(out) = S::as_mut_simd_f32s(out).0.first_chunk_mut::<VECTORS>() {
+                    *out = [simd.splat_f32s(0.0); VECTORS];
+                }
             }
             let mut sums = [[simd.splat_f32s(0.0); VECTORS]; PIXELS];
             for (tap, weights) in
@@ -91,10 +93,10 @@ impl PixelSums<'_> {
             }
             for (sums, &place) in sums.iter().zip(places) {
                 let out = &mut self.out[place as usize * self.out_pitch..][..self.channels];
-                if self.channels == channels {
-                    S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
-                } else {
-                    out.copy_from_slice(&bytemuck::cast_slice::<S::f32s, f32>(sums)[..self.channels]);
+                // A copy of a length that is not known would be a call.
+                match S::as_mut_simd_f32s(&mut *out).0.first_chunk_mut::<VECTORS>() {
+                    Some(out) => *out = *sums,
+                    None => out.copy_from_slice(&bytemuck::cast_slice::<S::f32s, f32>(sums)[..self.channels]),
                 }
             }
         }

@@ -26,8 +26,8 @@ const KERNEL: usize = 3;
 const POINTS: usize = WINDOW * WINDOW;
 const TAPS: usize = KERNEL * KERNEL;
 
-/// Bytes of values at the points that stay in the second-level cache while they are multiplied.
-const BLOCK_BYTES: usize = 3 << 19;
+/// Bytes of values at the points that are multiplied at a time, at most.
+const BLOCK_BYTES: usize = 5 << 20;
 /// Bytes of them for the kernels' gradient, which come from all cores before they are multiplied.
 const SUPER_BLOCK_BYTES: usize = 8 << 20;
 /// Windows that the kernels' gradient is summed over at a time.
@@ -153,11 +153,14 @@ fn correlate(
 
     // Whole rows of tiles, so that what comes out is a piece of the result.
     let num_rows = tiling.batch * tiling.down;
-    let row_bytes = 4 * POINTS * (depth + channels) * tiling.across;
-    let rows = (BLOCK_BYTES / row_bytes).max((2 * size.pixels).div_ceil(tiling.across));
-    // As many blocks as threads can share alike.
+    let least = (2 * size.pixels).div_ceil(tiling.across).min(num_rows);
+    let most = BLOCK_BYTES / (4 * POINTS * (depth + channels) * tiling.across);
+    // What the thread with the most blocks has to do, in tiles of sums.
     let threads = rayon::current_num_threads();
-    let rows = num_rows.div_ceil(num_rows.div_ceil(rows).next_multiple_of(threads));
+    let work = |rows: &usize| {
+        num_rows.div_ceil(*rows).div_ceil(threads) * (rows * tiling.across).div_ceil(size.pixels)
+    };
+    let rows = (least..=most.clamp(least, num_rows)).min_by_key(work).expect("least is one of them");
     let mut out = Buffer::of_any(tiling.batch * tiling.height * tiling.width * channels);
     let row_len = tiling.width * channels;
     let mut blocks = Vec::with_capacity(num_rows.div_ceil(rows));
