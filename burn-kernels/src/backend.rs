@@ -189,6 +189,11 @@ pub trait Kernels: Backend {
         plain::max_pool_grad::<Self>(x, grad, size, stride, padding)
     }
 
+    /// Sum of two tensors of one shape.
+    fn add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain::add::<Self>(a, b)
+    }
+
     /// A number, `[1]`, whose gradient by `output` is `gradient`.
     fn seed_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
         let _ = gradient;

@@ -4,6 +4,7 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, TensorData};
+use rayon::prelude::*;
 
 use crate::backend::Kernels;
 use crate::geometry::Geometry;
@@ -14,6 +15,9 @@ use crate::sgd::SgdStep;
 use crate::{conv_cpu, max_pool_cpu, norm_cpu, plain, sgd_cpu, winograd};
 
 type Primitive = FloatTensor<Flex>;
+
+/// Values that a thread adds at a time.
+const GRAIN: usize = 1 << 15;
 
 /// Whether a norm goes through f32: images that are alike, and the channels' values in f32.
 fn norm_goes<const N: usize, const M: usize>(images: [&Primitive; N], channels: [&Primitive; M]) -> bool {
@@ -222,6 +226,18 @@ impl Kernels for Flex {
         let [x, grad] = widen([x, grad]);
         let x_grad = max_pool_cpu::input_grad(&g, values(&x), values(&grad));
         narrow(x_grad, &[g.batch, g.height, g.width, g.channels_in], dtype)
+    }
+
+    fn add(a: Primitive, b: Primitive) -> Primitive {
+        if !all_alike([&a, &b]) {
+            return plain::add::<Self>(a, b);
+        }
+        let (dtype, [b]) = (a.dtype(), widen([b]));
+        let ((), sum) = on_copy(a, |a| {
+            let parts = a.par_chunks_mut(GRAIN).zip(values(&b).par_chunks(GRAIN));
+            parts.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
+        });
+        round(sum, dtype)
     }
 
     fn sgd_step(

@@ -24,6 +24,7 @@
 //! large results is kept for the next of their size, at most half as much again as was in use at once; `free_memory` lets
 //! it go.
 
+mod add;
 mod backend;
 mod conv;
 #[cfg(feature = "flex")]
@@ -54,6 +55,7 @@ mod tile;
 #[cfg(feature = "flex")]
 mod winograd;
 
+pub use add::add;
 pub use backend::Kernels;
 pub use conv::conv2d;
 pub use max_pool::max_pool2d;

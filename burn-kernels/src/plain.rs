@@ -12,6 +12,12 @@ type Float<B> = FloatTensor<B>;
 
 pub(crate) fn conv2d<B: Backend>(x: Float<B>, weight: Float<B>, stride: usize, padding: usize) -> Float<B> {
     let weight = cast::<B>(weight, x.dtype());
+    if let Some([batch, channels_in, channels_out]) = of_vectors::<B>(&x, &weight, stride, padding) {
+        let x = B::float_reshape(x, Shape::new([batch, channels_in]));
+        let weight = B::float_reshape(weight, Shape::new([channels_out, channels_in]));
+        let y = B::float_matmul(x, B::float_transpose(weight));
+        return B::float_reshape(y, Shape::new([batch, 1, 1, channels_out]));
+    }
     channels_last::<B>(B::conv2d(channels_first::<B>(x), weight, None, options(stride, padding)))
 }
 
@@ -21,6 +27,11 @@ pub(crate) fn conv2d_input_grad<B: Backend>(
     padding: usize,
 ) -> Float<B> {
     let weight = cast::<B>(weight, x.dtype());
+    if let Some([batch, channels_in, channels_out]) = of_vectors::<B>(&x, &weight, stride, padding) {
+        let grad = B::float_reshape(grad, Shape::new([batch, channels_out]));
+        let weight = B::float_reshape(weight, Shape::new([channels_out, channels_in]));
+        return B::float_reshape(B::float_matmul(grad, weight), Shape::new([batch, 1, 1, channels_in]));
+    }
     let [x, grad] = [x, grad].map(channels_first::<B>);
     channels_last::<B>(B::conv2d_x_backward(x, weight, grad, options(stride, padding)))
 }
@@ -31,9 +42,28 @@ pub(crate) fn conv2d_weight_grad<B: Backend>(
     padding: usize,
 ) -> Float<B> {
     let (outer, inner) = (weight.dtype(), x.dtype());
+    if let Some([batch, channels_in, channels_out]) = of_vectors::<B>(&x, &weight, stride, padding) {
+        let x = B::float_reshape(x, Shape::new([batch, channels_in]));
+        let grad = B::float_reshape(grad, Shape::new([batch, channels_out]));
+        let weight_grad = B::float_matmul(B::float_transpose(grad), x);
+        let shape = Shape::new([channels_out, channels_in, 1, 1]);
+        return cast::<B>(B::float_reshape(weight_grad, shape), outer);
+    }
     let [x, grad] = [x, grad].map(channels_first::<B>);
     let weight = cast::<B>(weight, inner);
     cast::<B>(B::conv2d_weight_backward(x, weight, grad, options(stride, padding)), outer)
+}
+
+/// Of images of one pixel and kernels that are one too, which is a product of matrices: images, channels in and out.
+fn of_vectors<B: Backend>(
+    x: &Float<B>,
+    weight: &Float<B>,
+    stride: usize,
+    padding: usize,
+) -> Option<[usize; 3]> {
+    let ([batch, height, width, channels_in], weight) = (x.shape().dims(), weight.shape().dims::<4>());
+    let is_one = [height, width, weight[2], weight[3], stride] == [1; 5] && padding == 0;
+    (is_one && weight[1] == channels_in).then_some([batch, channels_in, weight[0]])
 }
 
 /// Output, in the number type of x; mean and biased variance, in that of gamma, in which all is computed.
@@ -119,6 +149,10 @@ pub(crate) fn max_pool_grad<B: Backend>(
         B::max_pool2d_with_indices(x.clone(), size, stride, padding, [1; 2], false, IntDType::I32).indices;
     let grads = B::max_pool2d_with_indices_backward(x, size, stride, padding, [1; 2], false, grad, places);
     channels_last::<B>(grads.x_grad)
+}
+
+pub(crate) fn add<B: Backend>(a: Float<B>, b: Float<B>) -> Float<B> {
+    B::float_add(a, b)
 }
 
 pub(crate) fn zero<B: Backend>(like: &Float<B>) -> Float<B> {

@@ -32,14 +32,19 @@ impl Block {
     /// As [`BatchNorm::forward`].
     #[must_use]
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = self.conv1.forward_norm(x.clone(), &self.bn1, None, true);
+        self.forward_from(x.clone(), x)
+    }
+
+    /// The same where convolutions and shortcut begin at tensors of their own, with the same values.
+    pub(crate) fn forward_from(&self, x: Tensor<4>, shortcut: Tensor<4>) -> Tensor<4> {
+        let y = self.conv1.forward_norm(x, &self.bn1, None, true);
         let (y, conv, bn) = match (&self.conv3, &self.bn3) {
             (Some(conv), Some(bn)) => (self.conv2.forward_norm(y, &self.bn2, None, true), conv, bn),
             _ => (y, &self.conv2, &self.bn2),
         };
         let shortcut = match &self.downsample {
-            Some((conv, bn)) => conv.forward_norm(x, bn, None, false),
-            None => option_a(x, conv.channels()),
+            Some((conv, bn)) => conv.forward_norm(shortcut, bn, None, false),
+            None => option_a(shortcut, conv.channels()),
         };
         conv.forward_norm(y, bn, Some(shortcut), true)
     }

@@ -84,9 +84,12 @@ impl Linear {
     /// If the input's features are not the weight's.
     #[must_use]
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let weight = as_type_of(self.weight.val(), &x);
+        let ([batch, inputs], [outputs, _]) = (x.dims(), self.weight.dims());
+        let weight = self.weight.val().reshape([outputs, inputs, 1, 1]);
         let bias = as_type_of(self.bias.val(), &x);
-        x.matmul(weight.transpose()) + bias.unsqueeze()
+        // Images of one pixel: as fast as other convolutions, with weights in f32 as theirs.
+        let y = burn_kernels::conv2d(x.reshape([batch, 1, 1, inputs]), weight, 1, 0);
+        y.reshape([batch, outputs]) + bias.unsqueeze()
     }
 }
 

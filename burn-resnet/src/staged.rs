@@ -59,25 +59,29 @@ pub fn backward_staged(
     mut ready: impl FnMut(usize, GradientsParams),
 ) -> Staged {
     let segments = model.segments();
-    // (what a segment gave, the leaf that the next one took in its place)
-    let mut cuts: Vec<(Tensor<4>, Tensor<4>)> = Vec::with_capacity(segments.len());
+    // (what a segment gave, the leaves that the next one took in its place: for its convolutions, for its shortcut)
+    let mut cuts: Vec<(Tensor<4>, [Tensor<4>; 2])> = Vec::with_capacity(segments.len());
     let cut = |output: Tensor<4>, cuts: &mut Vec<_>| {
-        let leaf = output.clone().detach().require_grad();
-        cuts.push((output, leaf.clone()));
-        leaf
+        let leaves = [(); 2].map(|()| output.clone().detach().require_grad());
+        cuts.push((output, leaves.clone()));
+        leaves
     };
     let mut x = cut(model.stem(images), &mut cuts);
     for block in model.blocks() {
-        x = cut(block.forward(x), &mut cuts);
+        let [main, shortcut] = x;
+        x = cut(block.forward_from(main, shortcut), &mut cuts);
     }
+    let [x, _] = x;
     let logits = model.head(x);
     let loss = loss(logits.clone());
 
     let mut grads = loss.backward();
     ready(cuts.len(), GradientsParams::from_params(&mut grads, model, &segments[cuts.len()]));
-    while let Some((output, leaf)) = cuts.pop() {
+    while let Some((output, leaves)) = cuts.pop() {
         let segment = cuts.len();
-        grads = match leaf.grad_remove(&mut grads) {
+        // Two leaves and their sum, not one: where a tensor is used twice Burn adds on one core.
+        let gradients = leaves.iter().filter_map(|leaf| leaf.grad_remove(&mut grads));
+        grads = match gradients.reduce(burn_kernels::add) {
             Some(gradient) if output.is_tracked() => burn_kernels::seed_gradient(output, gradient).backward(),
             _ => {
                 ready(segment, GradientsParams::new());
