@@ -253,11 +253,11 @@ impl Kernels for Flex {
         if [&weight, &gradient, &velocity].iter().any(|tensor| tensor.dtype() != DType::F32) {
             return plain::sgd_step::<Self>(weight, gradient, velocity, step);
         }
-        let shape = weight.shape();
-        let [weight, gradient] = widen([weight, gradient]);
-        let (weight, velocity) =
-            on_copy(velocity, |velocity| sgd_cpu::step(values(&weight), values(&gradient), velocity, step));
-        (narrow(weight, &shape, DType::F32), velocity)
+        let [weight] = widen([weight]);
+        let (((), velocity), weight) = on_copy(gradient, |gradient| {
+            on_copy(velocity, |velocity| sgd_cpu::step(values(&weight), gradient, velocity, step))
+        });
+        (weight, velocity)
     }
 }
 

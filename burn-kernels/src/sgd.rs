@@ -25,7 +25,7 @@ pub struct SgdStep {
 /// Three alike, flat.
 ///
 /// # Cost
-/// One pass over memory; a velocity that nobody else holds is overwritten where it is.
+/// One pass over memory; a velocity that nobody else holds is overwritten where it is, a gradient by the new weights.
 ///
 /// # Panics
 /// If lengths or number types differ.
