@@ -214,6 +214,9 @@ pub trait Kernels: Backend {
     }
 }
 
+#[cfg(all(feature = "flex", not(feature = "fast")))]
+impl Kernels for burn::backend::Flex {}
+
 #[cfg(feature = "ndarray")]
 impl Kernels for burn::backend::NdArray {}
 

@@ -95,24 +95,64 @@ impl Weights<'_> {
         if here < size.channels {
             packed.fill(0.0);
         }
+        let offset = |tap: &[usize; 2]| tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
+        if self.depth_step < self.step {
+            // Where each weight of a channel goes.
+            let mut places = vec![usize::MAX; self.step];
+            for (number, tap) in taps.iter().enumerate() {
+                for d in 0..depth {
+                    places[offset(tap) + d * self.depth_step] = (number * depth + d) * size.channels;
+                }
+            }
+            let rows = self.data[first * self.step..].chunks_exact(self.step).take(here);
+            return transpose(&rows.collect::<Vec<_>>(), &places, packed);
+        }
         for start in (0..depth).step_by(LINE) {
             let block = start..depth.min(start + LINE);
             for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(depth * size.channels)) {
                 let packed = &mut packed[block.start * size.channels..block.end * size.channels];
-                let from = first * self.step + tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
-                let from = &self.data[from + block.start * self.depth_step..];
-                // What lies closer together, in the inner loop.
-                if self.step < self.depth_step {
-                    for (d, packed) in packed.chunks_exact_mut(size.channels).enumerate() {
-                        let from = from[d * self.depth_step..].iter().step_by(self.step);
+                let from = &self.data[first * self.step + offset(tap)..];
+                for (d, packed) in block.clone().zip(packed.chunks_exact_mut(size.channels)) {
+                    let from = &from[d * self.depth_step..];
+                    if self.step == 1 {
+                        packed[..here].copy_from_slice(&from[..here]);
+                    } else {
+                        let from = from.iter().step_by(self.step);
                         packed[..here].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
                     }
-                } else {
-                    for channel in 0..here {
-                        let from = from[channel * self.step..].iter().step_by(self.depth_step);
-                        let to = packed[channel..].iter_mut().step_by(size.channels);
-                        to.zip(from).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+    }
+}
+
+/// Writes each column of `rows` side by side, where `places` says, if that is a place.
+fn transpose(rows: &[&[f32]], places: &[usize], to: &mut [f32]) {
+    let len = places.len();
+    let whole = len / LINE * LINE;
+    for (row, rows) in (0..).step_by(LINE).zip(rows.chunks(LINE)) {
+        let blocks = if rows.len() == LINE { whole } else { 0 };
+        Processor::new().run(
+            #[inline(always)]
+            || {
+                for start in (0..blocks).step_by(LINE) {
+                    let rows: [&[f32; LINE]; LINE] = core::array::from_fn(|r| {
+                        rows[r][start..].first_chunk().expect("as long as the others")
+                    });
+                    for (column, &place) in places[start..start + LINE].iter().enumerate() {
+                        if let Some(to) =
+                            to.get_mut(place.saturating_add(row)..).and_then(<[f32]>::first_chunk_mut)
+                        {
+                            *to = core::array::from_fn::<f32, LINE, _>(|r| rows[r][column]);
+                        }
                     }
+                }
+            },
+        );
+        for (r, from) in rows.iter().enumerate() {
+            for (from, &place) in from.iter().zip(places).skip(blocks) {
+                if place != usize::MAX {
+                    to[place + row + r] = *from;
                 }
             }
         }

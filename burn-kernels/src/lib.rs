@@ -6,7 +6,7 @@
 //! hand-written gradients. They enter Burn as a [backend extension](burn::backend::backend_extension).
 //!
 //! # Where it applies
-//! To f32, f16 and bf16 tensors of the flex backend. Any other backend and number type gets Burn's own operations through
+//! To f32, f16 and bf16 tensors of the flex backend, under the feature `fast`, which is on by default. Any other backend and number type gets Burn's own operations through
 //! the same functions, with the same gradients: a caller need not know. See [`Kernels`], whose default methods are that
 //! rule.
 //!
@@ -27,39 +27,39 @@
 mod add;
 mod backend;
 mod conv;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod conv_cpu;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod flex;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod geometry;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod half;
 mod max_pool;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod max_pool_cpu;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod memory;
 mod norm;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod norm_cpu;
 mod plain;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod processor;
 mod seed;
 mod sgd;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod sgd_cpu;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod tile;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 mod winograd;
 
 pub use add::add;
 pub use backend::Kernels;
 pub use conv::conv2d;
 pub use max_pool::max_pool2d;
-#[cfg(feature = "flex")]
+#[cfg(feature = "fast")]
 pub use memory::free_memory;
 pub use norm::{BatchNormOutput, batch_norm_train, conv2d_scale_shift, scale_shift};
 pub use seed::seed_gradient;
