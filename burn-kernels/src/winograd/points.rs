@@ -92,11 +92,28 @@ fn to_points<S: Simd, M: Map<N, WINDOW>, const N: usize>(
         let to = M::square(simd, from);
         let channel = vector * S::F32_LANES;
         let first = channel / side_by_side * further + channel % side_by_side;
-        for i in 0..WINDOW {
-            for j in 0..WINDOW {
-                let at = (i * WINDOW + j) * step + first;
-                S::as_mut_simd_f32s(&mut out[at..at + S::F32_LANES]).0[0] = to[i][j];
-            }
+        store::<S, WINDOW>(to, &mut out[first..], step);
+    }
+}
+
+/// A square of vectors that lie `step` values apart, row by row.
+#[inline(always)]
+fn load<S: Simd, const N: usize>(simd: S, from: &[f32], step: usize) -> [[S::f32s; N]; N] {
+    let mut square = [[simd.splat_f32s(0.0); N]; N];
+    for i in 0..N {
+        for j in 0..N {
+            square[i][j] = S::as_simd_f32s(&from[(i * N + j) * step..][..S::F32_LANES]).0[0];
+        }
+    }
+    square
+}
+
+/// Writes one so.
+#[inline(always)]
+fn store<S: Simd, const N: usize>(square: [[S::f32s; N]; N], to: &mut [f32], step: usize) {
+    for i in 0..N {
+        for j in 0..N {
+            S::as_mut_simd_f32s(&mut to[(i * N + j) * step..][..S::F32_LANES]).0[0] = square[i][j];
         }
     }
 }
@@ -121,14 +138,7 @@ impl WithSimd for TilesFromPoints<'_> {
         for (place, tile) in tiles.enumerate() {
             let pixels = tiling.pixels::<TILE>(tile, 0);
             for first in (0..channels).step_by(S::F32_LANES) {
-                let mut from = [[simd.splat_f32s(0.0); WINDOW]; WINDOW];
-                for i in 0..WINDOW {
-                    for j in 0..WINDOW {
-                        let at = (i * WINDOW + j) * step + place * channels + first;
-                        from[i][j] = S::as_simd_f32s(&points[at..at + S::F32_LANES]).0[0];
-                    }
-                }
-                let to = Tile::square(simd, from);
+                let to = Tile::square(simd, load(simd, &points[place * channels + first..], step));
                 for i in 0..TILE {
                     for j in 0..TILE {
                         if pixels[i][j] != NOWHERE {
@@ -167,20 +177,8 @@ impl WithSimd for KernelsToPoints<'_> {
                 }
             }
             for first in (0..size.channels).step_by(S::F32_LANES) {
-                let mut from = [[simd.splat_f32s(0.0); KERNEL]; KERNEL];
-                for i in 0..KERNEL {
-                    for j in 0..KERNEL {
-                        let at = (i * KERNEL + j) * size.channels + first;
-                        from[i][j] = S::as_simd_f32s(&lanes[at..at + S::F32_LANES]).0[0];
-                    }
-                }
-                let to = Kernel::square(simd, from);
-                for i in 0..WINDOW {
-                    for j in 0..WINDOW {
-                        let at = ((i * WINDOW + j) * depth + d) * size.channels + first;
-                        S::as_mut_simd_f32s(&mut out[at..at + S::F32_LANES]).0[0] = to[i][j];
-                    }
-                }
+                let to = Kernel::square(simd, load(simd, &lanes[first..], size.channels));
+                store::<S, WINDOW>(to, &mut out[d * size.channels + first..], depth * size.channels);
             }
         }
     }
@@ -208,20 +206,8 @@ impl WithSimd for KernelsFromPoints<'_> {
             let row = d / size.pixels * size.pixels * channels
                 + (panel * size.pixels + d % size.pixels) * size.channels;
             for first in (0..size.channels).step_by(S::F32_LANES) {
-                let mut from = [[simd.splat_f32s(0.0); WINDOW]; WINDOW];
-                for i in 0..WINDOW {
-                    for j in 0..WINDOW {
-                        let at = (i * WINDOW + j) * step + row + first;
-                        from[i][j] = S::as_simd_f32s(&points[at..at + S::F32_LANES]).0[0];
-                    }
-                }
-                let to = KernelGrad::square(simd, from);
-                for i in 0..KERNEL {
-                    for j in 0..KERNEL {
-                        let at = (i * KERNEL + j) * size.channels + first;
-                        S::as_mut_simd_f32s(&mut lanes[at..at + S::F32_LANES]).0[0] = to[i][j];
-                    }
-                }
+                let to = KernelGrad::square(simd, load(simd, &points[row + first..], step));
+                store::<S, KERNEL>(to, &mut lanes[first..], size.channels);
             }
             for (channel, out) in out.chunks_exact_mut(depth * TAPS).enumerate() {
                 for tap in 0..TAPS {
