@@ -1,30 +1,15 @@
-//! Convolution and its two gradients on f32 images that lie with their channels last: tiles of the result in registers
-//! (`tile`), parallel over the result's pixels or, where the weights are the larger part, over its channels.
+//! Convolution and its two gradients on f32 images that lie with their channels last: the fastest way for a shape.
 //!
 //! Every sum is taken in an order that depends on the shapes alone, so neither the number of threads nor their timing
 //! changes a bit of any result.
 
-use crate::processor::Processor;
-use rayon::prelude::*;
+mod indirect;
+mod rows;
+mod tile;
+mod winograd;
 
-use crate::geometry::{Geometry, Meeting};
-use crate::memory::{Buffer, filled};
-use crate::tile::{ChannelSums, Columns, PixelSums, TileFor, TileSize};
-
-/// Tiles of pixels that a thread takes at a time, all channels of them: enough for the weights to be worth reading.
-const TILES: usize = 4;
-/// Images of fewer channels than this are padded, and the taps of a kernel's row are then one.
-const FEW_CHANNELS: usize = 8;
-/// Pixels whose gradients stay in the second-level cache while all rows of a weight gradient go over them.
-const PIXELS: usize = 64;
-/// Places in depth, or rows, that are transposed together: a cache line.
-const LINE: usize = 16;
-/// Weight gradients up to this many elements are summed by groups of pixels, larger ones by rows.
-const SMALL_WEIGHT: usize = 64 * 1024;
-/// Into how many parts the work on a weight gradient is cut. A constant: it decides the order of summation.
-const PARTS: usize = 16;
-/// Pixels that a thread brings together at a time from the panels of their channels.
-const GATHERED: usize = 64;
+use crate::geometry::Geometry;
+use crate::memory::Buffer;
 
 /// `y = w * x`: `[batch, out height, out width, channels out]`. `finish` gets every part of it, whole pixels of all channels,
 /// while it is in the cache, with the number of its first value.
@@ -34,324 +19,33 @@ pub(crate) fn forward(
     weight: &[f32],
     finish: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Buffer {
-    let (taps, c) = (g.taps(), g.channels_in);
-    if c < FEW_CHANNELS && g.kernel[1] > 1 {
-        let (x, weight, depth) = (pad(g, x), taps_last_to_channels_last(g, weight), g.kernel[1] * c);
-        let weights = Weights { data: &weight, step: taps * c, tap_step: [depth, 0], depth_step: 1 };
-        let source = Source { data: &x, pitch: c, depth };
-        return sums(&g.forward_by_rows(), source, &weights, g.channels_out, finish);
+    if winograd::pays(g) {
+        winograd::forward(g, x, weight, finish)
+    } else if rows::pays(g) {
+        rows::forward(g, x, weight, finish)
+    } else {
+        indirect::forward(g, x, weight, finish)
     }
-    let weights = Weights { data: weight, step: c * taps, tap_step: [g.kernel[1], 1], depth_step: taps };
-    sums(&g.forward(), Source { data: x, pitch: c, depth: c }, &weights, g.channels_out, finish)
 }
 
 /// Gradient of the images, given that of the output.
 pub(crate) fn input_grad(g: &Geometry, weight: &[f32], grad: &[f32]) -> Buffer {
-    let taps = g.taps();
-    let weights =
-        Weights { data: weight, step: taps, tap_step: [g.kernel[1], 1], depth_step: g.channels_in * taps };
-    let source = Source { data: grad, pitch: g.channels_out, depth: g.channels_out };
-    sums(&g.back(), source, &weights, g.channels_in, |_, _| ())
-}
-
-/// Pixels of `depth` values, `pitch` apart.
-#[derive(Clone, Copy)]
-struct Source<'a> {
-    data: &'a [f32],
-    pitch: usize,
-    depth: usize,
-}
-
-/// Where the weight of a channel, a tap and a place in depth is.
-struct Weights<'a> {
-    data: &'a [f32],
-    step: usize,
-    tap_step: [usize; 2],
-    depth_step: usize,
-}
-
-impl Weights<'_> {
-    /// `[panels, taps, depth, channels of a tile]`.
-    fn pack(&self, taps: &[[usize; 2]], depth: usize, channels: usize, size: TileSize) -> Buffer {
-        let panel_len = taps.len() * depth * size.channels;
-        let [packed] = filled(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [packed]| {
-            self.pack_panel(panel, taps, depth, channels, size, packed);
-        });
-        packed
+    if winograd::pays(g) {
+        winograd::input_grad(g, weight, grad)
+    } else if rows::pays(g) {
+        rows::input_grad(g, weight, grad)
+    } else {
+        indirect::input_grad(g, weight, grad)
     }
-
-    /// One of the panels, with zeros beyond the last channel.
-    fn pack_panel(
-        &self,
-        panel: usize,
-        taps: &[[usize; 2]],
-        depth: usize,
-        channels: usize,
-        size: TileSize,
-        packed: &mut [f32],
-    ) {
-        let first = panel * size.channels;
-        let here = size.channels.min(channels - first);
-        if here < size.channels {
-            packed.fill(0.0);
-        }
-        let offset = |tap: &[usize; 2]| tap[0] * self.tap_step[0] + tap[1] * self.tap_step[1];
-        if self.depth_step < self.step {
-            // Where each weight of a channel goes.
-            let mut places = vec![usize::MAX; self.step];
-            for (number, tap) in taps.iter().enumerate() {
-                for d in 0..depth {
-                    places[offset(tap) + d * self.depth_step] = (number * depth + d) * size.channels;
-                }
-            }
-            let rows = self.data[first * self.step..].chunks_exact(self.step).take(here);
-            return transpose(&rows.collect::<Vec<_>>(), &places, packed);
-        }
-        for start in (0..depth).step_by(LINE) {
-            let block = start..depth.min(start + LINE);
-            for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(depth * size.channels)) {
-                let packed = &mut packed[block.start * size.channels..block.end * size.channels];
-                let from = &self.data[first * self.step + offset(tap)..];
-                for (d, packed) in block.clone().zip(packed.chunks_exact_mut(size.channels)) {
-                    let from = &from[d * self.depth_step..];
-                    if self.step == 1 {
-                        packed[..here].copy_from_slice(&from[..here]);
-                    } else {
-                        let from = from.iter().step_by(self.step);
-                        packed[..here].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Writes each column of `rows` side by side, where `places` says, if that is a place.
-fn transpose(rows: &[&[f32]], places: &[usize], to: &mut [f32]) {
-    let len = places.len();
-    let whole = len / LINE * LINE;
-    for (row, rows) in (0..).step_by(LINE).zip(rows.chunks(LINE)) {
-        let blocks = if rows.len() == LINE { whole } else { 0 };
-        Processor::new().run(
-            #[inline(always)]
-            || {
-                for start in (0..blocks).step_by(LINE) {
-                    let rows: [&[f32; LINE]; LINE] = core::array::from_fn(|r| {
-                        rows[r][start..].first_chunk().expect("as long as the others")
-                    });
-                    for (column, &place) in places[start..start + LINE].iter().enumerate() {
-                        if let Some(to) =
-                            to.get_mut(place.saturating_add(row)..).and_then(<[f32]>::first_chunk_mut)
-                        {
-                            *to = core::array::from_fn::<f32, LINE, _>(|r| rows[r][column]);
-                        }
-                    }
-                }
-            },
-        );
-        for (r, from) in rows.iter().enumerate() {
-            for (from, &place) in from.iter().zip(places).skip(blocks) {
-                if place != usize::MAX {
-                    to[place + row + r] = *from;
-                }
-            }
-        }
-    }
-}
-
-/// For every pixel of the target and every channel, the sum over taps and depth; then `finish`, as in [`forward`].
-fn sums(
-    meeting: &Meeting,
-    source: Source<'_>,
-    weights: &Weights<'_>,
-    channels: usize,
-    finish: impl Fn(usize, &mut [f32]) + Sync,
-) -> Buffer {
-    let processor = Processor::new();
-    let size = processor.dispatch(TileFor(channels));
-    let period = meeting.period();
-    let phases = (0..period).flat_map(|y| (0..period).map(move |x| [y, x]));
-    let phases: Vec<_> =
-        phases.map(|phase| (phase, meeting.taps(phase))).filter(|(_, taps)| !taps.is_empty()).collect();
-    // Where the stride leaves pixels out, nothing meets them.
-    let is_gapless = phases.len() == period * period;
-    let zeros = vec![0.0; source.depth];
-    let ([height, width], pixels) = (meeting.target, meeting.num_targets());
-    let num_taps: usize = phases.iter().map(|(_, taps)| taps.len()).sum();
-    if 2 * num_taps * source.depth * channels > source.data.len() {
-        // Many weights: each thread takes channels and goes through all pixels, so that they are read once, and what is packed of
-        // them stays in the cache.
-        let tiles: Vec<_> = phases
-            .iter()
-            .map(|(phase, taps)| meeting.tiles(0..meeting.batch * height, *phase, taps, size.pixels))
-            .collect();
-        let panel_len = pixels * size.channels;
-        let [panels] = filled(channels.div_ceil(size.channels) * panel_len, panel_len, |panel, [out]| {
-            if !is_gapless {
-                out.fill(0.0);
-            }
-            for ((_, taps), tiles) in phases.iter().zip(&tiles) {
-                let mut packed = Buffer::of_any(taps.len() * source.depth * size.channels);
-                weights.pack_panel(panel, taps, source.depth, channels, size, &mut packed);
-                processor.dispatch(PixelSums {
-                    size,
-                    tiles,
-                    source: source.data,
-                    pitch: source.pitch,
-                    zeros: &zeros,
-                    weights: &packed,
-                    out: &mut *out,
-                    out_pitch: size.channels,
-                    channels: size.channels,
-                });
-            }
-        });
-        let [out] = filled(pixels * channels, GATHERED * channels, |block, [out]| {
-            for (pixel, out) in (block * GATHERED..).zip(out.chunks_exact_mut(channels)) {
-                for (out, panel) in out.chunks_mut(size.channels).zip(panels.chunks_exact(panel_len)) {
-                    out.copy_from_slice(&panel[pixel * size.channels..][..out.len()]);
-                }
-            }
-            finish(block * GATHERED * channels, out);
-        });
-        return out;
-    }
-
-    let phases: Vec<_> = phases
-        .into_iter()
-        .map(|(phase, taps)| {
-            let packed = weights.pack(&taps, source.depth, channels, size);
-            (phase, taps, packed)
-        })
-        .collect();
-    let rows = (TILES * size.pixels * period * period).div_ceil(width);
-    let [out] = filled(pixels * channels, rows * width * channels, |block, [out]| {
-        let first = block * rows * width * channels;
-        let rows = block * rows..(block * rows + out.len() / (width * channels));
-        if !is_gapless {
-            out.fill(0.0);
-        }
-        for (phase, taps, packed) in &phases {
-            let tiles = meeting.tiles(rows.clone(), *phase, taps, size.pixels);
-            for (panel, weights) in packed.chunks_exact(taps.len() * source.depth * size.channels).enumerate()
-            {
-                let first = panel * size.channels;
-                processor.dispatch(PixelSums {
-                    size,
-                    tiles: &tiles,
-                    source: source.data,
-                    pitch: source.pitch,
-                    zeros: &zeros,
-                    weights,
-                    out: &mut out[first..],
-                    out_pitch: channels,
-                    channels: size.channels.min(channels - first),
-                });
-            }
-        }
-        finish(first, out);
-    });
-    out
 }
 
 /// Gradient of the weights, given that of the output: `[channels out, channels in, kernel height, kernel width]`.
 pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
-    let merges = g.channels_in < FEW_CHANNELS && g.kernel[1] > 1;
-    let padded = merges.then(|| pad(g, x));
-    let source = padded.as_deref().unwrap_or(x);
-    let (meeting, taps, depth) = if merges {
-        (g.forward_by_rows(), g.kernel[0], g.kernel[1] * g.channels_in)
+    if winograd::pays(g) {
+        winograd::weight_grad(g, x, grad)
+    } else if rows::pays(g) {
+        rows::weight_grad(g, x, grad)
     } else {
-        (g.forward(), g.taps(), g.channels_in)
-    };
-
-    let (processor, columns) = (Processor::new(), g.channels_out);
-    let size = processor.dispatch(TileFor(columns));
-    let (rows, all) = ((taps * depth).next_multiple_of(size.pixels), columns.next_multiple_of(size.channels));
-    let numbers = meeting.sources_by_tap();
-    let pixels = meeting.num_targets();
-    let is_small = rows * all <= SMALL_WEIGHT;
-    let add = |sums: &mut [f32], first_row: usize, range: core::ops::Range<usize>| {
-        let (mut room, mut grads, first_pixel) = (Vec::new(), Vec::new(), range.start);
-        for start in range.clone().step_by(PIXELS) {
-            let range = start..range.end.min(start + PIXELS);
-            let taps: Vec<_> = numbers.chunks_exact(pixels).map(|numbers| &numbers[range.clone()]).collect();
-            let from = &grad[range.start * columns..range.end * columns];
-            processor.dispatch(Columns { size, from, channels: columns, to: &mut grads });
-            for (tile, sums) in sums.chunks_exact_mut(size.pixels * all).enumerate() {
-                processor.dispatch(ChannelSums {
-                    size,
-                    source,
-                    pitch: g.channels_in,
-                    depth,
-                    taps: &taps,
-                    first_row: first_row + tile * size.pixels,
-                    grad: &grads,
-                    sums,
-                    adds: start > first_pixel,
-                    room: &mut room,
-                });
-            }
-        }
-    };
-    let group = if is_small { pixels.div_ceil(PARTS) } else { pixels };
-    let groups = pixels.div_ceil(group);
-    // A thread that has many rows reads the gradient once for all of them.
-    let threads = rayon::current_num_threads();
-    let part = if is_small { rows } else { (rows / size.pixels).div_ceil(threads) * size.pixels };
-    let mut sums = Buffer::of_any(groups * rows * all);
-    sums.par_chunks_exact_mut(rows * all).enumerate().for_each(|(index, sums)| {
-        let range = index * group..((index + 1) * group).min(pixels);
-        sums.par_chunks_mut(part * all)
-            .enumerate()
-            .for_each(|(index, sums)| add(sums, index * part, range.clone()));
-    });
-
-    // From [groups, tiles of rows, tiles of columns, rows of a tile, columns of a tile].
-    let weights = g.channels_in * g.taps();
-    let [weight_grad] = filled(columns * weights, size.channels * weights, |tile, [out]| {
-        for first in (0..g.channels_in).step_by(LINE) {
-            let channels = first..g.channels_in.min(first + LINE);
-            // Where taps are merged, they are places in depth.
-            let places = channels.flat_map(|channel| (0..g.taps()).map(move |tap| (channel, tap)));
-            let places = places.map(|(channel, tap)| {
-                let row = tap * g.channels_in + channel;
-                row / size.pixels * size.pixels * all
-                    + (tile * size.pixels + row % size.pixels) * size.channels
-            });
-            let places: Vec<_> = places.collect();
-            for (column, out) in out.chunks_exact_mut(weights).enumerate() {
-                let out = &mut out[first * g.taps()..][..places.len()];
-                for (out, from) in out.iter_mut().zip(&places) {
-                    *out = sums[from + column];
-                    for group in 1..groups {
-                        *out += sums[group * rows * all + from + column];
-                    }
-                }
-            }
-        }
-    });
-    weight_grad
-}
-
-/// The images with their padding.
-fn pad(g: &Geometry, x: &[f32]) -> Buffer {
-    let (height, width) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
-    let row = g.width * g.channels_in;
-    let mut padded = Buffer::of_zeros(g.batch * height * width * g.channels_in);
-    let images = padded.par_chunks_exact_mut(height * width * g.channels_in);
-    images.zip(x.par_chunks_exact(g.height * row)).for_each(|(padded, x)| {
-        let rows = padded.chunks_exact_mut(width * g.channels_in).skip(g.padding);
-        for (padded, x) in rows.zip(x.chunks_exact(row)) {
-            padded[g.padding * g.channels_in..][..row].copy_from_slice(x);
-        }
-    });
-    padded
-}
-
-/// `[out, in, taps]` to `[out, taps, in]`.
-fn taps_last_to_channels_last(g: &Geometry, weight: &[f32]) -> Vec<f32> {
-    let (taps, c) = (g.taps(), g.channels_in);
-    let at = |index: usize| (index / (taps * c) * c + index % c) * taps + index / c % taps;
-    (0..weight.len()).map(|index| weight[at(index)]).collect()
+        indirect::weight_grad(g, x, grad)
+    }
 }

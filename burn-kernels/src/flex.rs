@@ -12,7 +12,7 @@ use crate::half::{all_alike, narrow, narrow_slice, widen};
 use crate::memory::Buffer;
 use crate::norm_cpu::{Line, Pixels};
 use crate::sgd::SgdStep;
-use crate::{conv_cpu, max_pool_cpu, norm_cpu, plain, sgd_cpu, winograd};
+use crate::{conv_cpu, max_pool_cpu, norm_cpu, plain, sgd_cpu};
 
 type Primitive = FloatTensor<Flex>;
 
@@ -62,8 +62,7 @@ impl Kernels for Flex {
         }
         let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
         let [weight, grad] = widen([weight, grad]);
-        let by = if winograd::pays(&g) { winograd::input_grad } else { conv_cpu::input_grad };
-        let x_grad = by(&g, values(&weight), values(&grad));
+        let x_grad = conv_cpu::input_grad(&g, values(&weight), values(&grad));
         narrow(x_grad, &[g.batch, g.height, g.width, g.channels_in], dtype)
     }
 
@@ -79,8 +78,7 @@ impl Kernels for Flex {
         }
         let (g, dtype) = (geometry(&x, &weight, stride, padding), weight.dtype());
         let [x, grad] = widen([x, grad]);
-        let by = if winograd::pays(&g) { winograd::weight_grad } else { conv_cpu::weight_grad };
-        let weight_grad = by(&g, values(&x), values(&grad));
+        let weight_grad = conv_cpu::weight_grad(&g, values(&x), values(&grad));
         narrow(weight_grad, &[g.channels_out, g.channels_in, g.kernel[0], g.kernel[1]], dtype)
     }
 
@@ -281,11 +279,7 @@ fn conv(
 ) -> Primitive {
     let (g, dtype) = (geometry(&x, &weight, stride, padding), x.dtype());
     let [x, weight] = widen([x, weight]);
-    let y = if winograd::pays(&g) {
-        winograd::forward(&g, values(&x), values(&weight), finish)
-    } else {
-        conv_cpu::forward(&g, values(&x), values(&weight), finish)
-    };
+    let y = conv_cpu::forward(&g, values(&x), values(&weight), finish);
     narrow(y, &[g.batch, g.out_height(), g.out_width(), g.channels_out], dtype)
 }
 

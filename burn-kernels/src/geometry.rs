@@ -56,13 +56,6 @@ impl Geometry {
         Meeting::new(self, [self.out_height(), self.out_width()], source, self.kernel, self.padding, false)
     }
 
-    /// As [`forward`](Self::forward) of images that were padded: the taps of a kernel's row are one, which meets the first of
-    /// its pixels.
-    pub(crate) fn forward_by_rows(&self) -> Meeting {
-        let source = [self.height + 2 * self.padding, self.width + 2 * self.padding];
-        Meeting::new(self, [self.out_height(), self.out_width()], source, [self.kernel[0], 1], 0, false)
-    }
-
     /// The input's pixels, each meeting those of the output that are made of it.
     pub(crate) fn back(&self) -> Meeting {
         let source = [self.out_height(), self.out_width()];

@@ -50,10 +50,6 @@ mod seed;
 mod sgd;
 #[cfg(feature = "fast")]
 mod sgd_cpu;
-#[cfg(feature = "fast")]
-mod tile;
-#[cfg(feature = "fast")]
-mod winograd;
 
 pub use add::add;
 pub use backend::Kernels;

@@ -30,6 +30,15 @@ impl Processor {
         Self::Other(Arch::new())
     }
 
+    /// Whatever this machine can run: each in turn is what a lesser one has.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![Self::new(), Self::Other(Arch::Scalar)];
+        #[cfg(target_arch = "x86_64")]
+        all.extend(pulp::x86::V3::try_new().map(Self::V3));
+        all
+    }
+
     #[inline(always)]
     pub(crate) fn dispatch<Op: WithSimd>(self, op: Op) -> Op::Output {
         match self {

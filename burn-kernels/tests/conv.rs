@@ -65,6 +65,14 @@ fn cases(random: &mut Random) -> Vec<Case> {
         case([40, 40, 5, 5], [200, 40, 3, 3], 1, 1),
         case([2, 32, 40, 40], [24, 32, 3, 3], 1, 1),
         case([1, 64, 48, 47], [8, 64, 3, 3], 2, 1),
+        // By rows: one tile and several, whole and not, a band and several, blocks of channels and single ones, whole panels and not.
+        case([2, 1, 28, 28], [16, 1, 3, 3], 1, 1),
+        case([2, 3, 90, 41], [64, 3, 7, 7], 2, 3),
+        case([17, 16, 30, 31], [32, 16, 3, 3], 2, 1),
+        case([2, 32, 14, 14], [48, 32, 3, 3], 1, 1),
+        case([2, 24, 7, 9], [10, 24, 3, 3], 1, 1),
+        case([3, 64, 1, 1], [64, 64, 3, 3], 2, 1),
+        case([2, 16, 9, 9], [16, 16, 2, 3], 2, 0),
         // By fewer products: sides that are whole tiles and are not, more than one block and chunk, a panel and several.
         case([2, 64, 40, 40], [64, 64, 3, 3], 1, 1),
         case([3, 64, 31, 33], [96, 64, 3, 3], 1, 1),

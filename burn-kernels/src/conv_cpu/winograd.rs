@@ -16,10 +16,10 @@ use rayon::prelude::*;
 
 use self::points::{KernelsFromPoints, KernelsToPoints, TilesFromPoints, TilesToPoints, WindowsToPoints};
 use self::tiling::Tiling;
+use super::tile::{ChannelSums, PixelSums, TileFor, TileSize};
 use crate::geometry::{Geometry, Tiles};
 use crate::memory::{Buffer, filled};
 use crate::processor::Processor;
-use crate::tile::{ChannelSums, PixelSums, TileFor, TileSize};
 
 /// The side of a tile of results, and of the pixels that they are made of.
 const TILE: usize = 4;
@@ -51,7 +51,7 @@ pub(crate) fn pays(g: &Geometry) -> bool {
     g.channels_in.min(g.channels_out) >= 64 && pixels * TAPS > 54 * (Tiling::of(g).num_tiles() + 60)
 }
 
-/// `y = w * x`; `finish` as in [`crate::conv_cpu::forward`].
+/// `y = w * x`; `finish` as in [`super::forward`].
 pub(crate) fn forward(
     g: &Geometry,
     x: &[f32],
@@ -146,7 +146,6 @@ fn correlate(
                     size,
                     tiles: &numbers,
                     source: before,
-                    pitch: depth,
                     zeros: &zeros,
                     weights: &points[point * len..][..len],
                     out: &mut after[panel * size.channels..],
@@ -229,7 +228,6 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
                     processor.dispatch(ChannelSums {
                         size,
                         source: x,
-                        pitch: c,
                         depth: c,
                         taps: &[numbers],
                         first_row: tile * size.pixels,

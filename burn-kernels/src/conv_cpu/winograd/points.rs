@@ -9,8 +9,8 @@ use pulp::{Simd, WithSimd};
 use super::maps::{Kernel, KernelGrad, Map, Tile, TileGrad, Window};
 use super::tiling::Tiling;
 use super::{KERNEL, Kernels, TAPS, TILE, WINDOW};
+use crate::conv_cpu::tile::TileSize;
 use crate::geometry::NOWHERE;
-use crate::tile::TileSize;
 
 /// `out[point][tile][channel]`, the points `step` values apart, of the windows of tiles.
 pub(super) struct WindowsToPoints<'a> {

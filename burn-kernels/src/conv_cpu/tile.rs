@@ -38,9 +38,8 @@ impl WithSimd for TileFor {
 pub(crate) struct PixelSums<'a> {
     pub(crate) size: TileSize,
     pub(crate) tiles: &'a Tiles,
-    /// Pixels of `depth` values, `pitch` apart.
+    /// Pixels of `depth` values.
     pub(crate) source: &'a [f32],
-    pub(crate) pitch: usize,
     /// As many zeros as the depth.
     pub(crate) zeros: &'a [f32],
     /// `[taps, depth, channels of a tile]`.
@@ -86,7 +85,7 @@ impl PixelSums<'_> {
             {
                 let pixels: [&[f32]; PIXELS] = core::array::from_fn(|p| match tap[p] {
                     NOWHERE => self.zeros,
-                    number => &self.source[number as usize * self.pitch..][..depth],
+                    number => &self.source[number as usize * depth..][..depth],
                 });
                 let weights = S::as_simd_f32s(weights).0.as_chunks::<VECTORS>().0;
                 sums = add_products(simd, sums, pixels, weights);
@@ -134,9 +133,8 @@ fn add_products<S: Simd, const PIXELS: usize, const VECTORS: usize>(
 /// Row `tap * depth + d` is place `d` in depth of the pixel that is met at that tap.
 pub(crate) struct ChannelSums<'a> {
     pub(crate) size: TileSize,
-    /// Pixels of `depth` values, `pitch` apart.
+    /// Pixels of `depth` values.
     pub(crate) source: &'a [f32],
-    pub(crate) pitch: usize,
     pub(crate) depth: usize,
     /// Of each tap, the numbers of the pixels that it meets.
     pub(crate) taps: &'a [&'a [u32]],
@@ -215,7 +213,7 @@ impl ChannelSums<'_> {
                 if number == NOWHERE {
                     continue;
                 }
-                let source = &self.source[number as usize * self.pitch + d..][..len];
+                let source = &self.source[number as usize * self.depth + d..][..len];
                 if let Some(source) = source.first_chunk::<ROWS>() {
                     *values = *source;
                     continue;
@@ -270,17 +268,9 @@ mod tests {
     use super::*;
     use crate::{geometry::Geometry, processor::Processor};
 
-    /// Whatever this machine can run: each in turn is what a lesser one has.
-    fn processors() -> Vec<Processor> {
-        let mut all = vec![Processor::new()];
-        #[cfg(target_arch = "x86_64")]
-        all.extend(pulp::x86::V3::try_new().map(Processor::V3));
-        all
-    }
-
     #[test]
     fn every_processor_gives_the_sums() {
-        for processor in processors() {
+        for processor in Processor::all() {
             for (depth, channels) in [(1, 1), (3, 5), (7, 16), (20, 33), (5, 70)] {
                 sums_agree(processor, depth, channels);
             }
@@ -310,7 +300,6 @@ mod tests {
                 size,
                 tiles: &meeting.tiles(0..10, [0, 0], &taps, size.pixels),
                 source: &source,
-                pitch: depth,
                 zeros: &vec![0.0; depth],
                 weights: &weights,
                 out: &mut out[first..],
@@ -339,7 +328,6 @@ mod tests {
             processor.dispatch(ChannelSums {
                 size,
                 source: &source,
-                pitch: depth,
                 depth,
                 taps: &by_tap.chunks_exact(pixels).collect::<Vec<_>>(),
                 first_row,
