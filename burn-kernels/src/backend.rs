@@ -13,6 +13,7 @@ use burn::backend::{Autodiff, Backend, backend_extension};
 use crate::conv::tracked_conv2d;
 use crate::max_pool::tracked_max_pool;
 use crate::norm::tracked_norm;
+use crate::option_a::tracked_option_a;
 use crate::plain;
 use crate::seed::tracked_seed;
 use crate::sgd::SgdStep;
@@ -200,6 +201,21 @@ pub trait Kernels: Backend {
         plain::zero::<Self>(&output)
     }
 
+    /// Every second pixel among zero channels.
+    fn option_a_forward(x: FloatTensor<Self>, channels: usize) -> FloatTensor<Self> {
+        plain::option_a::<Self>(x, channels)
+    }
+
+    /// Gradient of its images.
+    fn option_a_grad(
+        grad: FloatTensor<Self>,
+        height: usize,
+        width: usize,
+        channels: usize,
+    ) -> FloatTensor<Self> {
+        plain::option_a_grad::<Self>(grad, [height, width, channels])
+    }
+
     /// New weights and velocity of SGD.
     fn sgd_step(
         weight: FloatTensor<Self>,
@@ -261,6 +277,10 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         padding: usize,
     ) -> FloatTensor<Self> {
         tracked_max_pool::<B, C>(x, size, stride, padding)
+    }
+
+    fn option_a_forward(x: FloatTensor<Self>, channels: usize) -> FloatTensor<Self> {
+        tracked_option_a::<B, C>(x, channels)
     }
 
     fn seed_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {

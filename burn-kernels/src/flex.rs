@@ -12,7 +12,7 @@ use crate::half::{all_alike, narrow, narrow_slice, widen};
 use crate::memory::Buffer;
 use crate::norm_cpu::{Line, Pixels};
 use crate::sgd::SgdStep;
-use crate::{conv_cpu, max_pool_cpu, norm_cpu, plain, sgd_cpu};
+use crate::{conv_cpu, max_pool_cpu, norm_cpu, option_a_cpu, plain, sgd_cpu};
 
 type Primitive = FloatTensor<Flex>;
 
@@ -236,6 +236,27 @@ impl Kernels for Flex {
             parts.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
         });
         round(sum, dtype)
+    }
+
+    fn option_a_forward(x: Primitive, channels: usize) -> Primitive {
+        if !all_alike([&x]) {
+            return plain::option_a::<Self>(x, channels);
+        }
+        let ([batch, height, width, own], dtype) = (x.shape().dims(), x.dtype());
+        let [x] = widen([x]);
+        let y = option_a_cpu::forward([height, width, own], channels, values(&x));
+        narrow(y, &[batch, height.div_ceil(2), width.div_ceil(2), channels], dtype)
+    }
+
+    fn option_a_grad(grad: Primitive, height: usize, width: usize, channels: usize) -> Primitive {
+        let image = [height, width, channels];
+        if !all_alike([&grad]) {
+            return plain::option_a_grad::<Self>(grad, image);
+        }
+        let ([batch, _, _, own], dtype) = (grad.shape().dims(), grad.dtype());
+        let [grad] = widen([grad]);
+        let x_grad = option_a_cpu::input_grad(image, own, values(&grad));
+        narrow(x_grad, &[batch, height, width, channels], dtype)
     }
 
     fn sgd_step(

@@ -43,6 +43,9 @@ mod memory;
 mod norm;
 #[cfg(feature = "fast")]
 mod norm_cpu;
+mod option_a;
+#[cfg(feature = "fast")]
+mod option_a_cpu;
 mod plain;
 #[cfg(feature = "fast")]
 mod processor;
@@ -58,5 +61,6 @@ pub use max_pool::max_pool2d;
 #[cfg(feature = "fast")]
 pub use memory::free_memory;
 pub use norm::{BatchNormOutput, batch_norm_train, conv2d_scale_shift, scale_shift};
+pub use option_a::option_a;
 pub use seed::seed_gradient;
 pub use sgd::{SgdStep, sgd_step};

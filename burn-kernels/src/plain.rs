@@ -3,7 +3,7 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, IntDType, Scalar, Shape};
+use burn::tensor::{DType, IntDType, Scalar, Shape, Slice};
 
 use crate::backend::Kernels;
 use crate::sgd::SgdStep;
@@ -153,6 +153,34 @@ pub(crate) fn max_pool_grad<B: Backend>(
 
 pub(crate) fn add<B: Backend>(a: Float<B>, b: Float<B>) -> Float<B> {
     B::float_add(a, b)
+}
+
+pub(crate) fn option_a<B: Backend>(x: Float<B>, channels: usize) -> Float<B> {
+    let own = x.shape().dims::<4>()[3];
+    let pixels = B::float_slice(x, &every_second_pixel());
+    let [batch, height, width, _] = pixels.shape().dims();
+    let before = (channels - own) / 2;
+    let zeros = |channels: usize| {
+        let shape = Shape::new([batch, height, width, channels]);
+        B::float_zeros(shape, &pixels.device(), pixels.dtype().into())
+    };
+    let sides = [before, channels - own - before].map(|channels| (channels > 0).then(|| zeros(channels)));
+    let [before, after] = sides;
+    B::float_cat(before.into_iter().chain([pixels]).chain(after).collect(), 3)
+}
+
+pub(crate) fn option_a_grad<B: Backend>(grad: Float<B>, [height, width, own]: [usize; 3]) -> Float<B> {
+    let [batch, _, _, channels] = grad.shape().dims();
+    let before = (channels - own) / 2;
+    let zeros = B::float_zeros(Shape::new([batch, height, width, own]), &grad.device(), grad.dtype().into());
+    let own = Slice::from(before..before + own);
+    let grad = B::float_slice(grad, &[Slice::full(), Slice::full(), Slice::full(), own]);
+    B::float_slice_assign(zeros, &every_second_pixel(), grad)
+}
+
+fn every_second_pixel() -> [Slice; 4] {
+    let second = Slice::new(0, None, 2);
+    [Slice::full(), second, second, Slice::full()]
 }
 
 pub(crate) fn zero<B: Backend>(like: &Float<B>) -> Float<B> {

@@ -7,7 +7,7 @@
 mod common;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use burn_kernels::{SgdStep, batch_norm_train, conv2d, max_pool2d, scale_shift, sgd_step};
+use burn_kernels::{SgdStep, batch_norm_train, conv2d, max_pool2d, option_a, scale_shift, sgd_step};
 use common::{Random, devices, leaf, rounded, values};
 
 /// Results by name.
@@ -75,6 +75,13 @@ fn norm(draw: &mut Draw<'_>, residual: bool, relu: bool) -> Results {
     results
 }
 
+fn shortcut(draw: &mut Draw<'_>) -> Results {
+    let x = draw.images([2, 5, 4, 3]);
+    let y = option_a(x.clone(), 8);
+    let grads = draw.backward(&y);
+    vec![("output", values(y)), ("input gradient", values(x.grad(&grads).unwrap()))]
+}
+
 fn pool(draw: &mut Draw<'_>) -> Results {
     let x = draw.images([2, 8, 7, 3]);
     let y = max_pool2d(x.clone(), 3, 2, 1);
@@ -107,6 +114,7 @@ fn all(dtype: DType, device: &Device) -> Vec<(String, Results)> {
         all.push((format!("norm, residual {residual}, relu {relu}"), norm(&mut draw, residual, relu)));
     }
     all.push(("max pool".into(), pool(&mut draw)));
+    all.push(("shortcut".into(), shortcut(&mut draw)));
     all.push(("evaluation".into(), evaluation(&mut draw)));
     all.push(("update".into(), update(&mut draw)));
     all

@@ -2,7 +2,7 @@
 //! convolution of the bottleneck ("v1.5"), as torchvision's `resnet.py`.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, s};
+use burn::tensor::Tensor;
 
 use crate::layer::Conv;
 use crate::norm::BatchNorm;
@@ -44,23 +44,9 @@ impl Block {
         };
         let shortcut = match &self.downsample {
             Some((conv, bn)) => conv.forward_norm(shortcut, bn, None, false),
-            None => option_a(shortcut, conv.channels()),
+            None if shortcut.dims()[3] < conv.channels() => burn_kernels::option_a(shortcut, conv.channels()),
+            None => shortcut,
         };
         conv.forward_norm(y, bn, Some(shortcut), true)
     }
-}
-
-/// The shortcut without parameters: `x` itself, or, where channels grow, every second pixel and as many zero channels
-/// before as after.
-fn option_a(x: Tensor<4>, channels: usize) -> Tensor<4> {
-    let new = channels - x.dims()[3];
-    if new == 0 {
-        return x;
-    }
-    let x = x.slice(s![.., ..;2, ..;2, ..]);
-    let [batch, height, width, _] = x.dims();
-    let zeros = |channels| Tensor::zeros([batch, height, width, channels], (&x.device(), x.dtype()));
-    let before = new / 2;
-    let parts = [zeros(before), x.clone(), zeros(new - before)];
-    Tensor::cat(parts.into_iter().filter(|part| part.dims()[3] > 0).collect(), 3)
 }
