@@ -12,6 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 use rayon::prelude::*;
 
+/// Values of a line of the cache, at the beginning of one of which every buffer begins: a vector that lies across two costs
+/// twice.
+const LINE: usize = 16;
 /// Values from which memory is worth keeping: below, an allocator does that itself.
 const LARGE: usize = 1 << 14;
 
@@ -69,17 +72,24 @@ pub fn free_memory() {
 
 /// Floats on loan.
 #[derive(Debug, Default)]
-pub(crate) struct Buffer(Vec<f32>);
+pub(crate) struct Buffer {
+    memory: Vec<f32>,
+    first: usize,
+}
 
 impl Buffer {
     /// Of any values: those of a former result, or zeros.
     pub(crate) fn of_any(len: usize) -> Self {
-        if len < LARGE {
-            return Self(vec![0.0; len]);
-        }
-        // Freed without the lock.
-        let (kept, _freed) = pool().take(len);
-        Self(kept.unwrap_or_else(|| vec![0.0; len]))
+        let len = len + LINE - 1;
+        // What has to go is freed without the lock.
+        let (kept, _freed) = if len < LARGE { Default::default() } else { pool().take(len) };
+        let memory: Vec<f32> = kept.unwrap_or_else(|| vec![0.0; len]);
+        let first = memory.as_ptr().align_offset(size_of::<[f32; LINE]>()).min(LINE - 1);
+        Self { memory, first }
+    }
+
+    fn values(&self) -> core::ops::Range<usize> {
+        self.first..(self.first + self.memory.len() + 1).saturating_sub(LINE)
     }
 
     /// The first `len` bytes as the memory of a tensor; comes back when that is dropped.
@@ -95,27 +105,28 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.0
+        &self.memory[self.values()]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
+        let values = self.values();
+        &mut self.memory[values]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.len() >= LARGE {
-            pool().put(core::mem::take(&mut self.0));
+        if self.memory.len() >= LARGE {
+            pool().put(core::mem::take(&mut self.memory));
         }
     }
 }
 
 impl AllocationController for Buffer {
     fn alloc_align(&self) -> usize {
-        align_of::<f32>()
+        size_of::<[f32; LINE]>()
     }
 
     fn property(&self) -> AllocationProperty {
@@ -124,14 +135,14 @@ impl AllocationController for Buffer {
 
     #[expect(unsafe_code, reason = "a view of fewer promises")]
     fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
-        let bytes: &[u8] = bytemuck::cast_slice(&self.0);
+        let bytes: &[u8] = bytemuck::cast_slice(self);
         // SAFETY: the same bytes, borrowed alike.
         Ok(unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) })
     }
 
     #[expect(unsafe_code, reason = "as declared")]
     unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.0);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(self);
         // SAFETY: the same bytes, borrowed as exclusively; that nothing uninitialized is written, the caller promises.
         Ok(unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()) })
     }
