@@ -37,6 +37,7 @@ struct Case {
 }
 
 fn main() -> Result<()> {
+    burn_sprint::allocator::keep_freed_memory();
     let builder = Communicator::builder().from_env()?;
     if !builder.was_launched() {
         let (repeats, buckets) = (1, BucketConfig::default());

@@ -45,6 +45,7 @@ fn time(repeats: usize, mut work: impl FnMut() -> Result<()>) -> Result<Timing> 
 
 /// Words: layers, pictures, their side, number type (`f32`, `bf16`), repeats. cargo's own `--bench` is none.
 fn main() -> Result<()> {
+    burn_sprint::allocator::keep_freed_memory();
     let words: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let words = if words.is_empty() { vec!["8", "2", "32", "f32", "1"] } else { words };

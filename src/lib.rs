@@ -52,6 +52,7 @@
 //! # Ok::<(), burn_sprint::Error>(())
 //! ```
 
+pub mod allocator;
 pub mod bench;
 pub mod cli;
 pub mod cluster;

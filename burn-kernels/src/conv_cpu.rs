@@ -8,8 +8,14 @@ mod rows;
 mod tile;
 mod winograd;
 
+use rayon::prelude::*;
+
 use crate::geometry::Geometry;
 use crate::memory::Buffer;
+use crate::processor::Processor;
+
+/// Values that a thread sums at a time.
+const GRAIN: usize = 1 << 12;
 
 /// `y = w * x`: `[batch, out height, out width, channels out]`. `finish` gets every part of it, whole pixels of all channels,
 /// while it is in the cache, with the number of its first value.
@@ -48,4 +54,20 @@ pub(crate) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     } else {
         indirect::weight_grad(g, x, grad)
     }
+}
+
+/// Adds to the first part of `len` values all others, in order.
+fn sum_parts(parts: &mut [f32], len: usize) -> &[f32] {
+    let (sums, others) = parts.split_at_mut(len);
+    sums.par_chunks_mut(GRAIN).enumerate().for_each(|(index, sums)| {
+        Processor::new().run(
+            #[inline(always)]
+            || {
+                for part in others.chunks_exact(len) {
+                    sums.iter_mut().zip(&part[index * GRAIN..]).for_each(|(sum, value)| *sum += value);
+                }
+            },
+        );
+    });
+    sums
 }

@@ -73,6 +73,7 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    crate::allocator::keep_freed_memory();
     if let Err(error) = end_with_launcher() {
         eprintln!("error: {error}");
         return ExitCode::from(error.exit_status());

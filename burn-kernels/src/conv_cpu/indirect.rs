@@ -4,6 +4,7 @@
 use crate::processor::Processor;
 use rayon::prelude::*;
 
+use super::sum_parts;
 use super::tile::{ChannelSums, Columns, PixelSums, TileFor, TileSize};
 use crate::geometry::{Geometry, Meeting};
 use crate::memory::{Buffer, filled};
@@ -284,7 +285,8 @@ pub(super) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
             .for_each(|(index, sums)| add(sums, index * part, range.clone()));
     });
 
-    // From [groups, tiles of rows, tiles of columns, rows of a tile, columns of a tile].
+    let sums = sum_parts(&mut sums, rows * all);
+    // From [tiles of rows, tiles of columns, rows of a tile, columns of a tile].
     let weights = g.channels_in * g.taps();
     let [weight_grad] = filled(columns * weights, size.channels * weights, |tile, [out]| {
         for first in (0..g.channels_in).step_by(LINE) {
@@ -298,12 +300,7 @@ pub(super) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
             let places: Vec<_> = places.collect();
             for (column, out) in out.chunks_exact_mut(weights).enumerate() {
                 let out = &mut out[first * g.taps()..][..places.len()];
-                for (out, from) in out.iter_mut().zip(&places) {
-                    *out = sums[from + column];
-                    for group in 1..groups {
-                        *out += sums[group * rows * all + from + column];
-                    }
-                }
+                out.iter_mut().zip(&places).for_each(|(out, from)| *out = sums[from + column]);
             }
         }
     });

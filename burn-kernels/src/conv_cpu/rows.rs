@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use self::axis::Axis;
 use self::band::{Band, LINE};
 use self::sums::{RowSums, RowTile, Run, TapSums, TapTile};
+use super::sum_parts;
 use crate::geometry::Geometry;
 use crate::memory::{Buffer, filled};
 use crate::processor::Processor;
@@ -234,11 +235,7 @@ pub(super) fn weight_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
             }
         }
     });
-    let (sums, parts) = sums.split_at_mut(sums_len);
-    for part in parts.chunks_exact(sums_len) {
-        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-    }
-
+    let sums = sum_parts(&mut sums, sums_len);
     let [weight_grad] = filled(k * c * g.taps(), c * g.taps(), |channel, [out]| {
         let (panel, column) = (channel / size.channels(), channel % size.channels());
         for (place, out) in out.iter_mut().enumerate() {

@@ -201,7 +201,7 @@ impl ChannelSums<'_> {
     /// the cache.
     #[inline(always)]
     fn gather<const ROWS: usize>(&self, room: &mut Vec<f32>) {
-        room.clear();
+        // Rows beyond the last keep what was there: nobody takes their sums.
         room.resize(self.taps[0].len() * ROWS, 0.0);
         let values = room.as_chunks_mut::<ROWS>().0;
         let mut row = 0;
@@ -211,6 +211,7 @@ impl ChannelSums<'_> {
             let len = (self.depth - d).min(ROWS - row);
             for (values, &number) in values.iter_mut().zip(*numbers) {
                 if number == NOWHERE {
+                    values[row..row + len].fill(0.0);
                     continue;
                 }
                 let source = &self.source[number as usize * self.depth + d..][..len];
