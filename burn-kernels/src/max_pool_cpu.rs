@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use rayon::prelude::*;
+use pulp::{Simd, WithSimd};
 
 use crate::geometry::Geometry;
 use crate::memory::{Buffer, filled};
@@ -47,67 +47,63 @@ pub(crate) fn forward(g: &Geometry, x: &[f32]) -> Buffer {
     y
 }
 
-/// Channels that are looked at together: their greatest values so far stay in registers.
-const LANES: usize = 16;
-
 /// Gradient of the images, given that of the output.
 pub(crate) fn input_grad(g: &Geometry, x: &[f32], grad: &[f32]) -> Buffer {
     let channels = g.channels_in;
     let (image_len, grad_len) = (g.height * g.width * channels, g.out_height() * g.out_width() * channels);
-    let processor = Processor::new();
-    let mut x_grad = Buffer::of_any(x.len());
-    let images = x_grad.par_chunks_exact_mut(image_len).zip(x.par_chunks_exact(image_len));
-    images.zip(grad.par_chunks_exact(grad_len)).for_each(|((x_grad, x), grad)| {
-        let mut places = Vec::with_capacity(g.taps());
-        processor.run(
-            #[inline(always)]
-            || {
-                x_grad.fill(0.0);
-                for (pixel, grad) in grad.chunks_exact(channels).enumerate() {
-                    let (row, column) = (pixel / g.out_width(), pixel % g.out_width());
-                    places.clear();
-                    for row in window(g, 0, row) {
-                        places.extend(window(g, 1, column).map(|column| (row * g.width + column) * channels));
-                    }
-                    let whole = channels / LANES * LANES;
-                    for first in (0..whole).step_by(LANES) {
-                        add_where_greatest::<LANES>(x, &places, first, grad, x_grad);
-                    }
-                    for first in whole..channels {
-                        add_where_greatest::<1>(x, &places, first, grad, x_grad);
-                    }
-                }
-            },
-        );
+    let [x_grad] = filled(x.len(), image_len, |image, [x_grad]| {
+        let (x, grad) = (&x[image * image_len..][..image_len], &grad[image * grad_len..][..grad_len]);
+        Processor::new().dispatch(ImageGrad { g, x, grad, x_grad });
     });
     x_grad
 }
 
-/// Adds `grad` of some channels, from `first` on, at the foremost of the greatest values at `places`.
-#[inline(always)]
-fn add_where_greatest<const LANES: usize>(
-    x: &[f32],
-    places: &[usize],
-    first: usize,
-    grad: &[f32],
-    x_grad: &mut [f32],
-) {
-    let mut greatest = [f32::NEG_INFINITY; LANES];
-    let mut winner = [u32::MAX; LANES];
-    for (number, place) in (0..).zip(places) {
-        let x: &[f32; LANES] = x[place + first..].first_chunk().expect("a pixel has all channels");
-        for lane in 0..LANES {
-            let wins = is_greater(x[lane], greatest[lane]);
-            greatest[lane] = if wins { x[lane] } else { greatest[lane] };
-            winner[lane] = if wins { number } else { winner[lane] };
-        }
-    }
-    let grad: &[f32; LANES] = grad[first..].first_chunk().expect("a pixel has all channels");
-    for (number, place) in (0..).zip(places) {
-        let x_grad: &mut [f32; LANES] =
-            x_grad[place + first..].first_chunk_mut().expect("a pixel has all channels");
-        for lane in 0..LANES {
-            x_grad[lane] += if winner[lane] == number { grad[lane] } else { 0.0 };
+/// Of one image.
+struct ImageGrad<'a> {
+    g: &'a Geometry,
+    x: &'a [f32],
+    grad: &'a [f32],
+    x_grad: &'a mut [f32],
+}
+
+impl WithSimd for ImageGrad<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { g, x, grad, x_grad } = self;
+        let channels = g.channels_in;
+        let mut places = Vec::with_capacity(g.taps());
+        x_grad.fill(0.0);
+        for (pixel, grad) in grad.chunks_exact(channels).enumerate() {
+            let (row, column) = (pixel / g.out_width(), pixel % g.out_width());
+            places.clear();
+            for row in window(g, 0, row) {
+                places.extend(window(g, 1, column).map(|column| (row * g.width + column) * channels));
+            }
+            // What is looked for stays in registers, for as many channels as one holds.
+            for (first, grad) in (0..).step_by(S::F32_LANES).zip(grad.chunks(S::F32_LANES)) {
+                let mut greatest = simd.splat_f32s(f32::NEG_INFINITY);
+                let mut winner = simd.splat_u32s(u32::MAX);
+                for (number, place) in (0..).zip(&places) {
+                    let x = simd.partial_load_f32s(&x[place + first..][..grad.len()]);
+                    let is_nan = simd.not_m32s(simd.equal_f32s(x, x));
+                    let wins = simd.or_m32s(simd.greater_than_f32s(x, greatest), is_nan);
+                    greatest = simd.select_f32s(wins, x, greatest);
+                    winner = simd.select_u32s(wins, simd.splat_u32s(number), winner);
+                }
+                let zeros = simd.splat_f32s(0.0);
+                let grads = simd.partial_load_f32s(grad);
+                for (number, place) in (0..).zip(&places) {
+                    let x_grad = &mut x_grad[place + first..][..grad.len()];
+                    let is_winner = simd.equal_u32s(winner, simd.splat_u32s(number));
+                    let sum = simd.add_f32s(
+                        simd.partial_load_f32s(x_grad),
+                        simd.select_f32s(is_winner, grads, zeros),
+                    );
+                    simd.partial_store_f32s(x_grad, sum);
+                }
+            }
         }
     }
 }
