@@ -97,10 +97,8 @@ impl WithSimd for ImageGrad<'_> {
                 for (number, place) in (0..).zip(&places) {
                     let x_grad = &mut x_grad[place + first..][..grad.len()];
                     let is_winner = simd.equal_u32s(winner, simd.splat_u32s(number));
-                    let sum = simd.add_f32s(
-                        simd.partial_load_f32s(x_grad),
-                        simd.select_f32s(is_winner, grads, zeros),
-                    );
+                    let sum = simd
+                        .add_f32s(simd.partial_load_f32s(x_grad), simd.select_f32s(is_winner, grads, zeros));
                     simd.partial_store_f32s(x_grad, sum);
                 }
             }
