@@ -29,7 +29,7 @@ use crate::{
 
 /// Train image classifiers on a cluster in minutes.
 ///
-/// Without a command it trains the embedded default: ResNet-8 on 10,000 pictures of clothes, in a minute or two on
+/// Without a command it trains the embedded default: ResNet-8 on 10,000 pictures of clothes, in a minute on
 /// two cores.
 #[derive(Debug, Parser)]
 #[command(name = "sprint", version, max_term_width = 100, after_help = EXAMPLES)]
