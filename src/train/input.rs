@@ -97,8 +97,11 @@ impl Normalizer {
 
     /// The images alone.
     pub fn images(&self, pixels: &[u8], shape: [usize; 4]) -> Tensor<4> {
+        let device = self.device();
+        // WGSL knows no bytes.
+        let dtype = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
         let bytes = TensorData::from_bytes_vec(pixels.to_vec(), shape, DType::U8);
-        let bytes = Tensor::<4, Int>::from_data(bytes, (&self.device(), DType::U8));
+        let bytes = Tensor::<4, Int>::from_data(bytes, (&device, dtype));
         let images = match &self.method {
             Method::Line { scale, shift } => {
                 bytes.float().permute([0, 3, 1, 2]) * scale.clone() - shift.clone()

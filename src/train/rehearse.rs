@@ -2,7 +2,7 @@
 //! will meet. A device that is too small for the last phase then says so in the first minute, on every rank, and not in
 //! the middle of the night. It also lets a GPU's library choose and compile its kernels for these shapes.
 //!
-//! Not a check of numbers. The network is another one of the same shape, on images of zeros, so nothing of the run is
+//! Not a check of numbers. The network is another one of the same shape, on black images, so nothing of the run is
 //! touched: no weight, running statistic, generator or metric. It takes the room of the velocities, which only the first
 //! update makes, and more such networks that of LAMB's second mean and of the running average of the weights.
 
@@ -16,7 +16,7 @@ use burn::{
 use burn_dist::{Communicator, Rank};
 
 use super::{
-    precision,
+    input::Normalizer,
     step::{StepConfig, pass},
     validation::Validation,
 };
@@ -83,6 +83,7 @@ fn shapes(phases: &[Phase], evaluated: impl Fn(&Phase) -> Vec<(usize, usize)>) -
 pub(super) fn rehearse(
     plan: &Plan,
     validation: &Validation<'_>,
+    normalizer: &Normalizer,
     device: &Device,
     comm: &Communicator,
 ) -> Result<usize> {
@@ -94,8 +95,8 @@ pub(super) fn rehearse(
     let _room: Vec<_> = (0..num_more).map(|_| plan.model.init(0, device)).collect();
     let attempt = |shape: &Shape| {
         let Shape { batch_size, height, width, .. } = *shape;
-        let images = Tensor::<4>::zeros([batch_size, plan.model.channels(), height, width], device);
-        let images = images.cast(precision::dtype(plan.config.precision));
+        let pixels = [batch_size, height, width, plan.model.channels()];
+        let images = normalizer.images(&vec![0; pixels.iter().product()], pixels);
         match shape.usage {
             Use::Training => {
                 let mut gradients: Vec<GradientsParams> = Vec::new();

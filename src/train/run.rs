@@ -195,9 +195,11 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     };
     let mut shown = record::Progress::new(totals, mode);
     let validation = Validation::prepare(plan, data, &comm, |note| shown.note(note))?;
+    let normalizer =
+        Normalizer::new(&plan.normalization, device).rounded_to(precision::dtype(plan.config.precision));
     if rehearse {
         let begun = Instant::now();
-        let num_shapes = rehearse::rehearse(plan, &validation, device, &comm)?;
+        let num_shapes = rehearse::rehearse(plan, &validation, &normalizer, device, &comm)?;
         let seconds = begun.elapsed().as_secs_f64();
         shown.note(&format!("rehearsed {num_shapes} shapes of batches in {seconds:.1} s"));
     }
@@ -255,8 +257,6 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     }
     let observer = Observer { recorder, shown, cost_per_hour: cost_per_hour(plan, &comm) };
     let run = Run { plan, data, validation, comm, out, stop, channels, observer };
-    let normalizer =
-        Normalizer::new(&plan.normalization, device).rounded_to(precision::dtype(plan.config.precision));
     let mut session = Session::new((model, optimizer, average, ddp), normalizer, progress);
     session.batches_changed = changed.is_some();
     Ok((run, session))

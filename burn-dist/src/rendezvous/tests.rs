@@ -2,7 +2,7 @@
 
 use std::{
     net::TcpListener,
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread::{self, ScopedJoinHandle},
     time::{Duration, Instant},
 };
@@ -25,20 +25,32 @@ use crate::{
 
 /// Lines that ranks said to the user.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<String>>>);
+struct Said(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Said {
     fn manner(&self) -> Manner {
         let said = self.clone();
         Manner {
             settle: Duration::from_secs(2),
-            say: Arc::new(move |line| said.0.lock().unwrap().push(line)),
+            say: Arc::new(move |line| {
+                said.0.0.lock().unwrap().push(line);
+                said.0.1.notify_all();
+            }),
             ..Manner::default()
         }
     }
 
     fn all(&self) -> String {
-        self.0.lock().unwrap().join("\n")
+        self.0.0.lock().unwrap().join("\n")
+    }
+
+    /// Until a line has these words.
+    fn wait_for(&self, words: &str) {
+        let (lines, more) = &*self.0;
+        let is_missing = |lines: &mut Vec<String>| !lines.iter().any(|line| line.contains(words));
+        let waited = more.wait_timeout_while(lines.lock().unwrap(), Duration::from_secs(60), is_missing);
+        let (lines, timeout) = waited.unwrap();
+        assert!(!timeout.timed_out(), "nobody said {words}: {lines:?}");
     }
 }
 
