@@ -14,6 +14,8 @@ use crate::geometry::Geometry;
 use crate::memory::Buffer;
 use crate::processor::Processor;
 
+/// Into how many parts the work on a weight gradient is cut. A constant: it decides the order of summation.
+const PARTS: usize = 16;
 /// Values that a thread sums at a time.
 const GRAIN: usize = 1 << 12;
 
@@ -70,4 +72,10 @@ fn sum_parts(parts: &mut [f32], len: usize) -> &[f32] {
         );
     });
     sums
+}
+
+/// For tests: whole numbers, so that sums are exact in any order.
+#[cfg(test)]
+fn numbers(len: usize) -> Vec<f32> {
+    (0..len).map(|index| (index * 7 % 11) as f32 - 5.0).collect()
 }

@@ -1,13 +1,13 @@
 //! Convolutions of any shape: tiles of the result in registers (`tile`), whose pixels meet those of a list; parallel over the
 //! result's pixels or, where the weights are the larger part, over its channels.
 
-use crate::processor::Processor;
 use rayon::prelude::*;
 
-use super::sum_parts;
 use super::tile::{ChannelSums, Columns, PixelSums, TileFor, TileSize};
+use super::{PARTS, sum_parts};
 use crate::geometry::{Geometry, Meeting};
 use crate::memory::{Buffer, filled};
+use crate::processor::Processor;
 
 /// Tiles of pixels that a thread takes at a time, all channels of them: enough for the weights to be worth reading.
 const TILES: usize = 4;
@@ -17,8 +17,6 @@ const PIXELS: usize = 64;
 const LINE: usize = 16;
 /// Weight gradients up to this many elements are summed by groups of pixels, larger ones by rows.
 const SMALL_WEIGHT: usize = 64 * 1024;
-/// Into how many parts the work on a weight gradient is cut. A constant: it decides the order of summation.
-const PARTS: usize = 16;
 /// Pixels that a thread brings together at a time from the panels of their channels.
 const GATHERED: usize = 64;
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use self::axis::Axis;
 use self::band::{Band, LINE};
 use self::sums::{RowSums, RowTile, Run, TapSums, TapTile};
-use super::sum_parts;
+use super::{PARTS, sum_parts};
 use crate::geometry::Geometry;
 use crate::memory::{Buffer, filled};
 use crate::processor::Processor;
@@ -22,8 +22,6 @@ use crate::processor::Processor;
 const MOST_CHANNELS: usize = 64;
 /// Values of a band, at most, if that is a row of results: two thirds of a first-level cache.
 const BAND: usize = 8 * 1024;
-/// Into how many parts the work on a weight gradient is cut. A constant: it decides the order of summation.
-const PARTS: usize = 16;
 
 /// Whether a convolution can go this way, and is the faster for it. The same for its three products.
 pub(super) fn pays(g: &Geometry) -> bool {

@@ -267,7 +267,7 @@ impl WithSimd for Columns<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{geometry::Geometry, processor::Processor};
+    use crate::{conv_cpu::numbers, geometry::Geometry, processor::Processor};
 
     #[test]
     fn every_processor_gives_the_sums() {
@@ -276,11 +276,6 @@ mod tests {
                 sums_agree(processor, depth, channels);
             }
         }
-    }
-
-    /// Whole numbers, so that sums are exact in any order.
-    fn numbers(len: usize) -> Vec<f32> {
-        (0..len).map(|index| (index * 7 % 11) as f32 - 5.0).collect()
     }
 
     fn sums_agree(processor: Processor, depth: usize, channels: usize) {

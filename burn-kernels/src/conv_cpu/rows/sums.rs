@@ -251,12 +251,8 @@ impl TapSums<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conv_cpu::numbers;
     use crate::processor::Processor;
-
-    /// Whole numbers, so that sums are exact in any order.
-    fn numbers(len: usize) -> Vec<f32> {
-        (0..len).map(|index| (index * 7 % 11) as f32 - 5.0).collect()
-    }
 
     #[test]
     fn every_processor_sums_rows() {
