@@ -236,9 +236,6 @@ impl Kernels for burn::backend::Flex {}
 #[cfg(feature = "ndarray")]
 impl Kernels for burn::backend::NdArray {}
 
-#[cfg(feature = "cube")]
-impl Kernels for burn::backend::Cube {}
-
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn conv2d_forward(
         x: FloatTensor<Self>,

@@ -29,6 +29,8 @@ mod backend;
 mod conv;
 #[cfg(feature = "fast")]
 mod conv_cpu;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "fast")]
 mod flex;
 #[cfg(feature = "fast")]
@@ -43,6 +45,8 @@ mod memory;
 mod norm;
 #[cfg(feature = "fast")]
 mod norm_cpu;
+#[cfg(feature = "cube")]
+mod norm_cube;
 mod option_a;
 #[cfg(feature = "fast")]
 mod option_a_cpu;

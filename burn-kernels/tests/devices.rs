@@ -57,12 +57,13 @@ fn convolution(draw: &mut Draw<'_>, [size, stride, padding]: [usize; 3]) -> Resu
     ]
 }
 
-fn norm(draw: &mut Draw<'_>, residual: bool, relu: bool) -> Results {
-    let shape = [3, 5, 4, 6];
-    let (x, gamma, beta) = (draw.images(shape), draw.channels(6), draw.channels(6));
+fn norm(draw: &mut Draw<'_>, shape: [usize; 4], residual: bool, relu: bool) -> Results {
+    let channels = shape[3];
+    let (x, gamma, beta) = (draw.images(shape), draw.channels(channels), draw.channels(channels));
     let residual = residual.then(|| draw.images(shape));
     let out = batch_norm_train(x.clone(), gamma.clone(), beta.clone(), residual.clone(), 1e-5, relu);
-    let grads = draw.backward(&out.output);
+    // Squares, so that a value which one device rounds to below zero and the other to above has no gradient on either.
+    let grads = draw.backward(&out.output.clone().square());
     let mut results = vec![
         ("output", values(out.output)),
         ("mean", values(out.mean)),
@@ -110,8 +111,12 @@ fn all(dtype: DType, device: &Device) -> Vec<(String, Results)> {
     for shape in [[1, 1, 0], [3, 1, 1], [3, 2, 1], [1, 2, 0], [7, 2, 3]] {
         all.push((format!("convolution {shape:?}"), convolution(&mut draw, shape)));
     }
-    for (residual, relu) in [(false, false), (false, true), (true, true)] {
-        all.push((format!("norm, residual {residual}, relu {relu}"), norm(&mut draw, residual, relu)));
+    // Channels that are no vector, one block of them and several; fewer pixels than threads, and many parts.
+    for shape in [[3, 5, 4, 6], [1, 1, 4, 3], [2, 45, 41, 5], [3, 30, 32, 64], [2, 2, 3, 520]] {
+        for (residual, relu) in [(false, false), (false, true), (true, false), (true, true)] {
+            let results = norm(&mut draw, shape, residual, relu);
+            all.push((format!("norm {shape:?}, residual {residual}, relu {relu}"), results));
+        }
     }
     all.push(("max pool".into(), pool(&mut draw)));
     all.push(("shortcut".into(), shortcut(&mut draw)));
