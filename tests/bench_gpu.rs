@@ -43,7 +43,7 @@ fn every_part_of_the_page_is_filled_in() {
 
         let is_gpu = device != "flex";
         let variants: Vec<&str> = page.steps.iter().map(|row| row.variant.as_str()).collect();
-        assert_eq!(variants, if is_gpu { vec!["fusion", "no fusion"] } else { vec![""] });
+        assert_eq!(variants, if is_gpu { vec!["fusion", "no fusion", "Burn's norm"] } else { vec![""] });
         for row in &page.steps {
             assert_eq!(row.error, None, "{device}");
             assert_eq!((row.size, row.batch_size, row.skipped_steps), (32, 2, 0));

@@ -1,4 +1,5 @@
-//! Burn's GPU backends, which are one to it, and what they get of this crate's own: batch norm. The rest is Burn's.
+//! Burn's GPU backends, which are one to it, and what they get of this crate's own: batch norm and SGD. The rest is
+//! Burn's.
 //!
 //! Between a tensor and its GPU stands Burn's fusion, to which an operation of our own is a closed box. So one that cannot
 //! run is told by its number types before it enters the box: outside, Burn fuses its parts.
@@ -9,19 +10,22 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 
 use crate::backend::Kernels;
+use crate::norm::norm_is_burns;
 use crate::norm_cube::{Saved, backward, forward};
-use crate::plain;
+use crate::sgd::SgdStep;
+use crate::{plain, sgd_cube};
 
 type Primitive = FloatTensor<Cube>;
 type Three<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 type Four<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
-/// Whether a norm is ours: images that are alike, and the channels' values in f32.
+/// Whether a norm is ours: images that are alike, and the channels' values in f32; unless Burn's was asked for.
 fn norm_goes<const N: usize>(images: [&Primitive; N], gamma: &Primitive) -> bool {
     let number = images[0].dtype();
     images.iter().all(|image| image.dtype() == number)
         && matches!(number, DType::F32 | DType::F16 | DType::BF16)
         && gamma.dtype() == DType::F32
+        && !norm_is_burns()
 }
 
 impl Kernels for Cube {
@@ -87,12 +91,28 @@ impl Kernels for Cube {
         }
         Self::own_norm_add_grads(x, gamma, beta, mean, variance, output, grad, epsilon, relu)
     }
+
+    fn sgd_step(
+        weight: Primitive,
+        gradient: Primitive,
+        velocity: Primitive,
+        lr: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    ) -> (Primitive, Primitive) {
+        if [&weight, &gradient, &velocity].iter().any(|tensor| tensor.dtype() != DType::F32) {
+            let step = SgdStep { lr, momentum, weight_decay, nesterov };
+            return plain::sgd_step::<Self>(weight, gradient, velocity, step);
+        }
+        Self::own_sgd_step(weight, gradient, velocity, lr, momentum, weight_decay, nesterov)
+    }
 }
 
 /// What runs inside the box. `Dispatch` gets it too, and nobody calls it there.
 #[backend_extension(Cube, Fusion)]
 #[allow(clippy::too_many_arguments, reason = "a backend extension passes tensors one by one")]
-pub(crate) trait OwnNorm: Backend {
+pub(crate) trait Own: Backend {
     #[fusion(meta = |x, gamma, _beta, _epsilon, _relu| (x.clone(), gamma.clone(), gamma.clone()))]
     fn own_norm(
         x: FloatTensor<Self>,
@@ -140,9 +160,22 @@ pub(crate) trait OwnNorm: Backend {
         epsilon: f64,
         relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(meta = |weight, _gradient, velocity, _lr, _momentum, _decay, _nesterov| {
+        (weight.clone(), velocity.clone())
+    })]
+    fn own_sgd_step(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        velocity: FloatTensor<Self>,
+        lr: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
-impl OwnNorm for CubeBackend {
+impl Own for CubeBackend {
     fn own_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -191,5 +224,17 @@ impl OwnNorm for CubeBackend {
         relu: bool,
     ) -> Four<Self> {
         backward(Saved { x, gamma, beta, mean, variance, output: Some(output), epsilon, relu }, grad)
+    }
+    fn own_sgd_step(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        velocity: FloatTensor<Self>,
+        lr: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let step = SgdStep { lr, momentum, weight_decay, nesterov };
+        sgd_cube::step([weight, gradient, velocity], step)
     }
 }

@@ -57,6 +57,8 @@ mod seed;
 mod sgd;
 #[cfg(feature = "fast")]
 mod sgd_cpu;
+#[cfg(feature = "cube")]
+mod sgd_cube;
 
 pub use add::add;
 pub use backend::Kernels;
@@ -64,7 +66,10 @@ pub use conv::conv2d;
 pub use max_pool::max_pool2d;
 #[cfg(feature = "fast")]
 pub use memory::free_memory;
-pub use norm::{BatchNormOutput, batch_norm_train, conv2d_scale_shift, scale_shift};
+pub use norm::{
+    BURNS_NORM, BatchNormOutput, NORM_VARIABLE, batch_norm_train, conv2d_scale_shift, norm_is_burns,
+    scale_shift,
+};
 pub use option_a::option_a;
 pub use seed::seed_gradient;
 pub use sgd::{SgdStep, sgd_step};

@@ -9,6 +9,7 @@
 
 mod kernels;
 
+use burn::backend::cubecl::dtype_to_storage_type;
 use burn::cubecl;
 use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
@@ -90,7 +91,7 @@ impl Images {
         let vector = sizes.into_iter().find(|size| channels.is_multiple_of(*size as usize)).unwrap_or(1);
         let pixels = batch * height * width;
         Self {
-            number: burn::backend::cubecl::dtype_to_storage_type(x.dtype),
+            number: dtype_to_storage_type(x.dtype),
             vector,
             address: x.required_address_type(),
             channels,
@@ -112,7 +113,8 @@ fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     burn_cubecl::ops::numeric::empty_device_dtype(client, device, shape, dtype)
 }
 
-fn like(tensor: &CubeTensor) -> CubeTensor {
+/// Room for a tensor like this one.
+pub(crate) fn like(tensor: &CubeTensor) -> CubeTensor {
     empty(tensor, tensor.meta.shape().clone(), tensor.dtype)
 }
 
@@ -197,10 +199,7 @@ pub(crate) struct Saved {
 }
 
 /// Gradients of x, gamma, beta and what was added.
-pub(crate) fn backward(
-    saved: Saved,
-    grad: CubeTensor,
-) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
+pub(crate) fn backward(saved: Saved, grad: CubeTensor) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
     let Saved { x, gamma, beta, mean, variance, output, epsilon, relu } = saved;
     let (mask, is_own) = match (relu, &output) {
         (false, _) => (Mask::All, false),

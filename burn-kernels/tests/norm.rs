@@ -6,7 +6,7 @@ mod common;
 
 use burn::tensor::{DType, Device, Tensor, activation, module};
 use burn_kernels::{BatchNormOutput, batch_norm_train, scale_shift};
-use common::devices::{self, Named};
+use common::devices::{is_gpu, own};
 use common::{Random, assert_within, channels_first, channels_last, leaf, rounded, values};
 
 const EPSILON: f64 = 1e-5;
@@ -171,19 +171,14 @@ fn cases(random: &mut Random) -> Vec<Case> {
     cases
 }
 
-/// Those with kernels of this crate's.
-fn own() -> Vec<Named> {
-    [("flex", Device::flex())].into_iter().chain(devices::gpus()).collect()
-}
-
 #[test]
 fn agrees_with_burns_at_odd_shapes() {
-    let (flex, own, mut random) = (Device::flex(), own(), Random(11));
+    let (flex, devices, mut random) = (Device::flex(), own(), Random(11));
     for case in cases(&mut random) {
         let inputs = Inputs::random(case, &mut random).off_the_kink(case, &flex);
         let truth = inputs.run(plain, case, DType::F64, &flex);
-        for (name, device) in &own {
-            let sums_in = if devices::is_gpu(name) { DType::F32 } else { DType::F64 };
+        for (name, device) in &devices {
+            let sums_in = if is_gpu(name) { DType::F32 } else { DType::F64 };
             let bounds = inputs.bounds(case, &truth, sums_in);
             let got = inputs.run(ours, case, DType::F32, device);
             assert_eq!(got.len(), if case.residual { 7 } else { 6 });

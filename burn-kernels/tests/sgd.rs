@@ -6,11 +6,12 @@ mod common;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_kernels::{SgdStep, sgd_step};
+use common::devices::own;
 use common::{Random, assert_within, rounded, values};
 
-fn tensor(values: &[f64]) -> Tensor<1> {
+fn tensor(values: &[f64], device: &Device) -> Tensor<1> {
     let data = TensorData::new(values.to_vec(), [values.len()]).convert_dtype(DType::F32);
-    Tensor::from_data(data, (&Device::flex(), DType::F32))
+    Tensor::from_data(data, (device, DType::F32))
 }
 
 #[test]
@@ -21,10 +22,6 @@ fn a_step_is_pytorchs() {
             let step = SgdStep { lr: 0.25, momentum, weight_decay, nesterov };
             let mut numbers = || rounded(&random.values(len), DType::F32);
             let [weight, gradient, velocity] = [numbers(), numbers(), numbers()];
-            let held = tensor(&velocity);
-            let (new, moved) = sgd_step(tensor(&weight), tensor(&gradient), held.clone(), step);
-            assert_eq!(values(held), velocity, "a velocity that is held was overwritten");
-
             let truth = weight.iter().zip(&gradient).zip(&velocity).map(|((weight, gradient), velocity)| {
                 let gradient = gradient + weight_decay * weight;
                 let velocity = momentum * velocity + gradient;
@@ -34,8 +31,19 @@ fn a_step_is_pytorchs() {
             let (weights, velocities): (Vec<f64>, Vec<f64>) = truth.unzip();
             // Six operations on numbers below 4, each rounded once.
             let bound = vec![6.0 * 4.0 * f64::from(f32::EPSILON); len];
-            assert_within(&values(new), &weights, &bound, &format!("weights {len} {step:?}"));
-            assert_within(&values(moved), &velocities, &bound, &format!("velocities {len} {step:?}"));
+            for (name, device) in own() {
+                let tensor = |values: &[f64]| tensor(values, &device);
+                let held = tensor(&velocity);
+                let (new, moved) = sgd_step(tensor(&weight), tensor(&gradient), held.clone(), step);
+                assert_eq!(values(held), velocity, "{name}: a velocity that is held was overwritten");
+                assert_within(&values(new), &weights, &bound, &format!("{name}: weights {len} {step:?}"));
+                assert_within(
+                    &values(moved),
+                    &velocities,
+                    &bound,
+                    &format!("{name}: velocities {len} {step:?}"),
+                );
+            }
         }
     }
 }

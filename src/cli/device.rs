@@ -78,11 +78,6 @@ pub(super) fn is_gpu(name: &str) -> bool {
     !matches!(name, "flex" | "ndarray")
 }
 
-/// Whether Burn joins operations on a device of this name into one kernel.
-pub(super) fn fuses(name: &str) -> bool {
-    is_gpu(name)
-}
-
 /// What a device is, in words.
 pub(super) fn description(device: &Device) -> String {
     #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]

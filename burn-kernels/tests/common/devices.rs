@@ -39,6 +39,12 @@ pub fn gpus() -> Vec<Named> {
     found.into_iter().filter_map(there).collect()
 }
 
+/// Those that burn-kernels has kernels of its own for.
+#[cfg(feature = "flex")]
+pub fn own() -> Vec<Named> {
+    [("flex", Device::flex())].into_iter().chain(gpus()).collect()
+}
+
 /// All of them.
 pub fn devices() -> Vec<Named> {
     let mut all = cpus();

@@ -1,5 +1,5 @@
-//! `sprint bench gpu`: what a device does with a training step, as a table and as a file. Without fusion too, where Burn
-//! was compiled with it: Burn decides that once a process, so another one of this program measures those steps.
+//! `sprint bench gpu`: what a device does with a training step, as a table and as a file. On a GPU also without what makes it
+//! fast, one by one: that is decided once a process, by the environment, so other ones of this program measure those steps.
 
 use std::{
     env, fs,
@@ -19,8 +19,30 @@ use crate::{
     record::write_atomic,
 };
 
-/// Burn's own: after so many explorations it looks for no more operations to fuse.
-const MAX_EXPLORATIONS: &str = "BURN_FUSION_MAX_EXPLORATIONS";
+/// Something that a GPU can do without.
+struct Without {
+    /// In the table.
+    name: &'static str,
+    /// What the environment says then.
+    setting: (&'static str, &'static str),
+    /// Whether it says so now.
+    is_chosen: fn() -> bool,
+}
+
+const WITHOUT: [Without; 2] = [
+    Without {
+        name: "no fusion",
+        // Burn's: after so many explorations it looks for no more operations to fuse.
+        setting: ("BURN_FUSION_MAX_EXPLORATIONS", "0"),
+        is_chosen: || burn::runtime_config().fusion().beam_search.max_explorations == Some(0),
+    },
+    Without {
+        name: "Burn's norm",
+        setting: (burn_kernels::NORM_VARIABLE, burn_kernels::BURNS_NORM),
+        is_chosen: burn_kernels::norm_is_burns,
+    },
+];
+
 /// A page of ours has some kilobytes.
 const MAX_PAGE_BYTES: u64 = 1 << 24;
 /// Under which no more steps are begun.
@@ -55,7 +77,7 @@ pub(super) struct Args {
     /// Seconds after which nothing new is begun
     #[arg(long, value_name = "SECONDS", default_value_t = 420, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     limit: u64,
-    /// Steps alone, with what fusion the environment says
+    /// Steps alone, with fusion and batch norm as the environment says
     #[arg(long)]
     steps_only: bool,
 }
@@ -79,18 +101,20 @@ pub(super) fn gpu(args: &Args) -> Result<()> {
         model = model.with_width(width as usize).map_err(Error::usage)?;
     }
     let device = device::find(&args.device)?;
-    let fuses = device::fuses(&args.device);
-    let is_off = burn::runtime_config().fusion().beam_search.max_explorations == Some(0);
+    let is_gpu = device::is_gpu(&args.device);
+    let chosen: Vec<&str> =
+        WITHOUT.iter().filter(|without| (without.is_chosen)()).map(|without| without.name).collect();
+    let variant = match (is_gpu, &chosen[..]) {
+        (false, _) => String::new(),
+        (true, []) => "fusion".into(),
+        (true, chosen) => chosen.join(", "),
+    };
     let request = Request {
         model: &model,
         cases: cases(&args.cases, &args.precision),
         steps_only: args.steps_only,
         limit_s: args.limit as f64,
-        variant: match (fuses, is_off) {
-            (false, _) => "",
-            (true, false) => "fusion",
-            (true, true) => "no fusion",
-        },
+        variant: &variant,
     };
     let host = device::find("flex").ok();
     let mut page = measure(&request, &device, host.as_ref(), |what| eprintln!("{what}"))?;
@@ -98,15 +122,16 @@ pub(super) fn gpu(args: &Args) -> Result<()> {
     page.device.clone_from(&args.device);
     page.card = device::description(&device);
     free(device);
-    if fuses && !is_off && !args.steps_only {
-        let left_s = args.limit as f64 - started.elapsed().as_secs_f64();
-        match left_s > LEAST_S {
-            true => {
-                let other = without_fusion(args, left_s)?;
-                page.steps.extend(other.steps);
-                page.not_measured.extend(other.not_measured);
+    if is_gpu && chosen.is_empty() && !args.steps_only {
+        for without in &WITHOUT {
+            let left_s = args.limit as f64 - started.elapsed().as_secs_f64();
+            if left_s < LEAST_S {
+                page.not_measured.push(format!("steps, {}: no time was left", without.name));
+                continue;
             }
-            false => page.not_measured.push("steps without fusion: no time was left".into()),
+            let other = steps(args, without, left_s)?;
+            page.steps.extend(other.steps);
+            page.not_measured.extend(other.not_measured);
         }
     }
     if let Some(out) = &args.out {
@@ -125,7 +150,7 @@ fn free(device: Device) {
 }
 
 /// The same steps in a process of their own.
-fn without_fusion(args: &Args, limit_s: f64) -> Result<Page> {
+fn steps(args: &Args, without: &Without, limit_s: f64) -> Result<Page> {
     let folder = tempfile::tempdir().map_err(Error::io("create", &env::temp_dir()))?;
     let file = folder.path().join("page.json");
     let program = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
@@ -139,7 +164,7 @@ fn without_fusion(args: &Args, limit_s: f64) -> Result<Page> {
         .args(["--depth", &args.depth.to_string(), "--limit", &format!("{limit_s:.0}")])
         .arg("--out")
         .arg(&file)
-        .env(MAX_EXPLORATIONS, "0")
+        .env(without.setting.0, without.setting.1)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     if let Some(width) = args.width {
@@ -147,7 +172,8 @@ fn without_fusion(args: &Args, limit_s: f64) -> Result<Page> {
     }
     let status = command.status().map_err(Error::io("start", &program))?;
     if !status.success() {
-        return Err(Error::run("the process that measures steps without fusion failed, as it says above"));
+        let name = without.name;
+        return Err(Error::run(format!("the process that measures steps, {name}, failed, as it says above")));
     }
     let read = Error::io("read", &file);
     let bytes = fs::metadata(&file).and_then(|file_is| match file_is.len() {
