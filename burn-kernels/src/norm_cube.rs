@@ -19,58 +19,16 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::{AddressType, CubeCount, CubeDim, VectorSize};
 
 use self::kernels::Mask;
+use crate::grid::{Grid, UNITS};
 
-/// Threads of a cube: what every device can run together.
-const UNITS: usize = 256;
-/// Columns of a cube, of vectors of channels.
-const LANES: usize = 32;
-/// Pixels of a thread, at least: what a cube's sum over its threads is worth.
-const PIXELS: usize = 8;
-/// Cubes that fill a GPU: some for each of an H100's 132 processors.
-const CUBES: usize = 1024;
-
-/// How a matrix is cut for cubes of threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Grid {
-    columns: usize,
-    rows: usize,
-    /// Threads of a cube along columns and rows.
-    cube: [usize; 2],
-    /// Cubes along columns and rows.
-    cubes: [usize; 2],
-    /// Rows of a cube's part.
-    per_part: usize,
+fn count(grid: Grid) -> CubeCount {
+    let [x, y] = grid.cubes.map(|cubes| u32::try_from(cubes).expect("cut into few"));
+    CubeCount::Static(x, y, 1)
 }
 
-impl Grid {
-    /// For passes over all of the matrix.
-    fn new(columns: usize, rows: usize) -> Self {
-        let cube = Self::cube(columns, LANES);
-        let blocks = columns.div_ceil(cube[0]);
-        let parts = rows.div_ceil(cube[1] * PIXELS).min((CUBES / blocks).max(1)).max(1);
-        let per_part = rows.div_ceil(parts).max(1);
-        Self { columns, rows, cube, cubes: [blocks, rows.div_ceil(per_part).max(1)], per_part }
-    }
-
-    /// For sums over all rows of a matrix that is not high.
-    fn of_sums(columns: usize, rows: usize) -> Self {
-        let cube = Self::cube(columns, LANES / 4);
-        Self { columns, rows, cube, cubes: [columns.div_ceil(cube[0]), 1], per_part: rows }
-    }
-
-    fn cube(columns: usize, lanes: usize) -> [usize; 2] {
-        let lanes = columns.next_power_of_two().min(lanes);
-        [lanes, UNITS / lanes]
-    }
-
-    fn count(self) -> CubeCount {
-        let [x, y] = self.cubes.map(|cubes| u32::try_from(cubes).expect("cut into few"));
-        CubeCount::Static(x, y, 1)
-    }
-
-    fn dim(self) -> CubeDim {
-        CubeDim::new_2d(self.cube[0] as u32, self.cube[1] as u32)
-    }
+fn dim(grid: Grid) -> CubeDim {
+    let [x, y] = grid.cube.map(|units| units as u32);
+    CubeDim::new_2d(x, y)
 }
 
 /// Images as a matrix of vectors of channels.
@@ -88,7 +46,7 @@ impl Images {
     fn new(x: &CubeTensor) -> Self {
         let [batch, height, width, channels] = x.meta.shape().dims();
         let sizes = x.client.io_optimized_vector_sizes(x.dtype.size());
-        let vector = sizes.into_iter().find(|size| channels.is_multiple_of(*size as usize)).unwrap_or(1);
+        let vector = sizes.into_iter().find(|size| channels.is_multiple_of(*size)).unwrap_or(1);
         let pixels = batch * height * width;
         Self {
             number: dtype_to_storage_type(x.dtype),
@@ -96,7 +54,7 @@ impl Images {
             address: x.required_address_type(),
             channels,
             pixels,
-            grid: Grid::new(channels / vector as usize, pixels),
+            grid: Grid::new(channels / vector, pixels),
         }
     }
 
@@ -134,22 +92,22 @@ pub(crate) fn forward(
     let (output, mean, variance) = (like(&x), like(&gamma), like(&gamma));
     kernels::sum_distances::launch(
         &client,
-        grid.count(),
-        grid.dim(),
+        count(grid),
+        dim(grid),
         address,
         vector,
         x.clone().into_tensor_arg(),
         sums.clone().into_tensor_arg(),
         grid.columns,
         grid.rows,
-        grid.per_part,
+        grid.rows_a_part,
         UNITS,
         number,
     );
     kernels::statistics::launch(
         &client,
-        of_sums.count(),
-        of_sums.dim(),
+        count(of_sums),
+        dim(of_sums),
         x.clone().into_tensor_arg(),
         sums.into_tensor_arg(),
         mean.clone().into_tensor_arg(),
@@ -163,8 +121,8 @@ pub(crate) fn forward(
     let add = residual.is_some();
     kernels::normalise::launch(
         &client,
-        grid.count(),
-        grid.dim(),
+        count(grid),
+        dim(grid),
         address,
         vector,
         x.clone().into_tensor_arg(),
@@ -176,7 +134,7 @@ pub(crate) fn forward(
         output.clone().into_tensor_arg(),
         grid.columns,
         grid.rows,
-        grid.per_part,
+        grid.rows_a_part,
         epsilon as f32,
         add,
         relu,
@@ -216,8 +174,8 @@ pub(crate) fn backward(saved: Saved, grad: CubeTensor) -> (CubeTensor, CubeTenso
     let (x_grad, gamma_grad, beta_grad) = (like(&x), like(&gamma), like(&gamma));
     kernels::sum_gradients::launch(
         &client,
-        grid.count(),
-        grid.dim(),
+        count(grid),
+        dim(grid),
         address,
         vector,
         x.clone().into_tensor_arg(),
@@ -230,7 +188,7 @@ pub(crate) fn backward(saved: Saved, grad: CubeTensor) -> (CubeTensor, CubeTenso
         sums.clone().into_tensor_arg(),
         grid.columns,
         grid.rows,
-        grid.per_part,
+        grid.rows_a_part,
         epsilon as f32,
         mask,
         UNITS,
@@ -238,8 +196,8 @@ pub(crate) fn backward(saved: Saved, grad: CubeTensor) -> (CubeTensor, CubeTenso
     );
     kernels::channel_gradients::launch(
         &client,
-        of_sums.count(),
-        of_sums.dim(),
+        count(of_sums),
+        dim(of_sums),
         sums.clone().into_tensor_arg(),
         variance.clone().into_tensor_arg(),
         gamma_grad.clone().into_tensor_arg(),
@@ -253,8 +211,8 @@ pub(crate) fn backward(saved: Saved, grad: CubeTensor) -> (CubeTensor, CubeTenso
     let residual_grad = if is_own { like(&x) } else { grad.clone() };
     kernels::image_gradients::launch(
         &client,
-        grid.count(),
-        grid.dim(),
+        count(grid),
+        dim(grid),
         address,
         vector,
         x.into_tensor_arg(),
@@ -270,7 +228,7 @@ pub(crate) fn backward(saved: Saved, grad: CubeTensor) -> (CubeTensor, CubeTenso
         if is_own { residual_grad.clone() } else { sums }.into_tensor_arg(),
         grid.columns,
         grid.rows,
-        grid.per_part,
+        grid.rows_a_part,
         epsilon as f32,
         mask,
         is_own,
