@@ -3,10 +3,12 @@
 // started. The card is what NO_CARD says, such as 70 for a V100; the driver's CUDA version what NO_CARD_CUDA says.
 //
 // Only what burn-kernels' operations need. Types are the C ones behind NVIDIA's names; numbers are cuda.h's.
+#include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef int Result; // 0 is success
 typedef void *Handle;
@@ -23,8 +25,13 @@ static void report(void) { fprintf(stderr, "%ld kernels compiled, %ld started\n"
 
 Result cuInit(unsigned flags) {
     static int is_known;
-    if (!is_known) is_known = !atexit(report);
-    return 0;
+    if (is_known) return 0;
+    is_known = !atexit(report);
+    const char *names[] = {"libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"};
+    for (int i = 0; i < 3; i++)
+        if (dlopen(names[i], RTLD_LAZY)) return 0;
+    fputs("error: there is no libnvrtc.so where the loader looks: name its folder in LD_LIBRARY_PATH\n", stderr);
+    _exit(1);
 }
 Result cuDriverGetVersion(int *version) { *version = number("NO_CARD_CUDA", 12090); return 0; }
 // NVRTC 13 asks for tables of functions, and does without.

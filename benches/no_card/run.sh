@@ -15,7 +15,7 @@ if [[ -z ${KERNELS:-} ]]; then
 fi
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
-cc -shared -fPIC -o "$folder/libcuda.so.1" benches/no_card/driver.c
+cc -shared -fPIC -o "$folder/libcuda.so.1" benches/no_card/driver.c -ldl
 [[ $# -gt 0 ]] || set -- 70 80 90
 for card in "$@"; do
     printf 'sm_%s: ' "$card"
