@@ -6,7 +6,7 @@
 
 mod common;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 use burn_kernels::{SgdStep, batch_norm_train, conv2d, max_pool2d, option_a, scale_shift, sgd_step};
 use common::{Random, devices, leaf, rounded, values};
 
@@ -38,11 +38,15 @@ impl Draw<'_> {
     }
 
     /// Runs backward from a random gradient of `y`.
-    fn backward(&mut self, y: &Tensor<4>) -> burn::tensor::Gradients {
+    fn backward(&mut self, y: &Tensor<4>) -> Gradients {
+        let gradient = self.gradient(y);
+        burn_kernels::seed_gradient(y.clone(), gradient).backward()
+    }
+
+    fn gradient(&mut self, y: &Tensor<4>) -> Tensor<4> {
         let values = self.values(y.dims().iter().product(), self.dtype);
         let gradient = TensorData::new(values, y.dims()).convert_dtype(self.dtype);
-        let gradient = Tensor::from_data(gradient, (self.device, self.dtype));
-        burn_kernels::seed_gradient(y.clone(), gradient).backward()
+        Tensor::from_data(gradient, (self.device, self.dtype))
     }
 }
 
@@ -62,8 +66,12 @@ fn norm(draw: &mut Draw<'_>, shape: [usize; 4], residual: bool, relu: bool) -> R
     let (x, gamma, beta) = (draw.images(shape), draw.channels(channels), draw.channels(channels));
     let residual = residual.then(|| draw.images(shape));
     let out = batch_norm_train(x.clone(), gamma.clone(), beta.clone(), residual.clone(), 1e-5, relu);
-    // Squares, so that a value which one device rounds to below zero and the other to above has no gradient on either.
-    let grads = draw.backward(&out.output.clone().square());
+    // Times what the ReLU saw: where one device rounds that to below zero and the other to above, there is no gradient.
+    let added = residual.clone().map(Tensor::inner);
+    let (plain_x, plain_gamma, plain_beta) = (x.clone().inner(), gamma.clone().inner(), beta.clone().inner());
+    let sum = batch_norm_train(plain_x, plain_gamma, plain_beta, added, 1e-5, false).output;
+    let gradient = draw.gradient(&out.output) * sum;
+    let grads = burn_kernels::seed_gradient(out.output.clone(), gradient).backward();
     let mut results = vec![
         ("output", values(out.output)),
         ("mean", values(out.mean)),
