@@ -1,7 +1,7 @@
 //! Timing on a device that works asynchronously: a clock is read when all that was queued before is done, and again when
 //! the work is.
 
-use std::time::Instant;
+use std::{fmt::Debug, time::Instant};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -30,10 +30,13 @@ impl Spread {
 
 /// Waits until the device has done everything.
 pub(super) fn settle(device: &Device) -> Result<()> {
-    device.sync().map_err(|error| {
-        let words = format!("{error:?}");
-        Error::run(format!("the device failed: {}", words.lines().next().unwrap_or("no reason given")))
-    })
+    device.sync().map_err(failed)
+}
+
+/// The first line of what a device says about its failure.
+pub(super) fn failed(error: impl Debug) -> Error {
+    let words = format!("{error:?}");
+    Error::run(format!("the device failed: {}", words.lines().next().unwrap_or("no reason given")))
 }
 
 /// Seconds from an idle device to an idle device.
