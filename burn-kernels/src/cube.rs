@@ -19,12 +19,13 @@ type Primitive = FloatTensor<Cube>;
 type Three<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 type Four<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
-/// Whether a norm is ours: images that are alike, and the channels' values in f32; unless Burn's was asked for.
+/// Whether a norm is ours: images that are alike and not empty, and the channels' values in f32; unless Burn's was asked for.
 fn norm_goes<const N: usize>(images: [&Primitive; N], gamma: &Primitive) -> bool {
     let number = images[0].dtype();
     images.iter().all(|image| image.dtype() == number)
         && matches!(number, DType::F32 | DType::F16 | DType::BF16)
         && gamma.dtype() == DType::F32
+        && images[0].shape().num_elements() > 0
         && !norm_is_burns()
 }
 
@@ -101,7 +102,8 @@ impl Kernels for Cube {
         weight_decay: f64,
         nesterov: bool,
     ) -> (Primitive, Primitive) {
-        if [&weight, &gradient, &velocity].iter().any(|tensor| tensor.dtype() != DType::F32) {
+        let is_empty = weight.shape().num_elements() == 0;
+        if is_empty || [&weight, &gradient, &velocity].iter().any(|tensor| tensor.dtype() != DType::F32) {
             let step = SgdStep { lr, momentum, weight_decay, nesterov };
             return plain::sgd_step::<Self>(weight, gradient, velocity, step);
         }
