@@ -1,7 +1,7 @@
 //! Compiles every kernel of burn-kernels for CUDA, in every number type and width of vectors that it has, and starts it: to
 //! see without a card that NVRTC takes them (`run.sh`). What they compute is the matter of burn-kernels' tests.
 
-use std::{error::Error, fmt::Debug, process::ExitCode};
+use std::{error::Error, process::ExitCode};
 
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_kernels::{SgdStep, batch_norm_train, seed_gradient, sgd_step};
@@ -59,9 +59,5 @@ fn norm(
 
 /// Waits for a result: what could not be compiled is told there.
 fn read<const D: usize>(tensor: Tensor<D>) -> Result<(), Box<dyn Error>> {
-    tensor.try_into_data().map(drop).map_err(words)
-}
-
-fn words(error: impl Debug) -> Box<dyn Error> {
-    format!("{error:?}").into()
+    tensor.try_into_data().map(drop).map_err(|error| format!("{error:?}").into())
 }

@@ -12,6 +12,7 @@ use burn_cubecl::CubeBackend;
 use crate::backend::Kernels;
 use crate::norm::norm_is_burns;
 use crate::norm_cube::{Saved, backward, forward};
+use crate::number_types::norm_goes;
 use crate::sgd::SgdStep;
 use crate::{plain, sgd_cube};
 
@@ -19,14 +20,9 @@ type Primitive = FloatTensor<Cube>;
 type Three<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 type Four<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
-/// Whether a norm is ours: images that are alike and not empty, and the channels' values in f32; unless Burn's was asked for.
-fn norm_goes<const N: usize>(images: [&Primitive; N], gamma: &Primitive) -> bool {
-    let number = images[0].dtype();
-    images.iter().all(|image| image.dtype() == number)
-        && matches!(number, DType::F32 | DType::F16 | DType::BF16)
-        && gamma.dtype() == DType::F32
-        && images[0].shape().num_elements() > 0
-        && !norm_is_burns()
+/// Whether a norm is ours: of such number types and not empty, unless Burn's was asked for.
+fn norm_is_ours<const N: usize>(images: [&Primitive; N], gamma: &Primitive) -> bool {
+    norm_goes(images, [gamma]) && images[0].shape().num_elements() > 0 && !norm_is_burns()
 }
 
 impl Kernels for Cube {
@@ -37,7 +33,7 @@ impl Kernels for Cube {
         epsilon: f64,
         relu: bool,
     ) -> Three<Self> {
-        if !norm_goes([&x], &gamma) {
+        if !norm_is_ours([&x], &gamma) {
             return plain::norm::<Self>([x, gamma, beta], None, epsilon, relu);
         }
         Self::own_norm(x, gamma, beta, epsilon, relu)
@@ -51,7 +47,7 @@ impl Kernels for Cube {
         epsilon: f64,
         relu: bool,
     ) -> Three<Self> {
-        if !norm_goes([&x, &residual], &gamma) {
+        if !norm_is_ours([&x, &residual], &gamma) {
             return plain::norm::<Self>([x, gamma, beta], Some(residual), epsilon, relu);
         }
         Self::own_norm_add(x, gamma, beta, residual, epsilon, relu)
@@ -68,7 +64,7 @@ impl Kernels for Cube {
         epsilon: f64,
         relu: bool,
     ) -> Three<Self> {
-        if !norm_goes([&x, &grad], &gamma) {
+        if !norm_is_ours([&x, &grad], &gamma) {
             let (x, gamma, beta, _) =
                 plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu);
             return (x, gamma, beta);
@@ -87,7 +83,7 @@ impl Kernels for Cube {
         epsilon: f64,
         relu: bool,
     ) -> Four<Self> {
-        if !norm_goes([&x, &grad], &gamma) {
+        if !norm_is_ours([&x, &grad], &gamma) {
             return plain::norm_grads::<Self>([x, gamma, mean, variance], output, grad, epsilon, relu);
         }
         Self::own_norm_add_grads(x, gamma, beta, mean, variance, output, grad, epsilon, relu)

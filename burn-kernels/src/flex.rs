@@ -8,9 +8,10 @@ use rayon::prelude::*;
 
 use crate::backend::Kernels;
 use crate::geometry::Geometry;
-use crate::half::{all_alike, narrow, narrow_slice, widen};
+use crate::half::{narrow, narrow_slice, widen};
 use crate::memory::Buffer;
 use crate::norm_cpu::{Line, Pixels};
+use crate::number_types::{all_alike, norm_goes};
 use crate::sgd::SgdStep;
 use crate::{conv_cpu, max_pool_cpu, norm_cpu, option_a_cpu, plain, sgd_cpu};
 
@@ -18,11 +19,6 @@ type Primitive = FloatTensor<Flex>;
 
 /// Values that a thread adds at a time.
 const GRAIN: usize = 1 << 15;
-
-/// Whether a norm goes through f32: images that are alike, and the channels' values in f32.
-fn norm_goes<const N: usize, const M: usize>(images: [&Primitive; N], channels: [&Primitive; M]) -> bool {
-    all_alike(images) && channels.iter().all(|tensor| tensor.dtype() == DType::F32)
-}
 
 /// Whether a convolution goes through f32: images that are alike, and weights like them or in f32.
 fn conv_goes<const N: usize>(images: [&Primitive; N], weight: &Primitive) -> bool {

@@ -17,13 +17,6 @@ type Primitive = FloatTensor<Flex>;
 /// Values that a thread converts at a time.
 const GRAIN: usize = 1 << 15;
 
-/// Whether these are the types that go through f32: f32 itself or 16 bits, all the same.
-pub(crate) fn all_alike<const N: usize>(tensors: [&Primitive; N]) -> bool {
-    let dtype = tensors[0].dtype();
-    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
-        && tensors.iter().all(|tensor| tensor.dtype() == dtype)
-}
-
 /// Contiguous and in f32.
 pub(crate) fn widen<const N: usize>(tensors: [Primitive; N]) -> [Primitive; N] {
     tensors.map(|tensor| match tensor.dtype() {

@@ -38,6 +38,8 @@ mod conv;
 mod conv_cpu;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cube")]
+mod cube_tensor;
 #[cfg(feature = "fast")]
 mod flex;
 #[cfg(feature = "fast")]
@@ -56,6 +58,8 @@ mod norm;
 mod norm_cpu;
 #[cfg(feature = "cube")]
 mod norm_cube;
+#[cfg(any(feature = "fast", feature = "cube"))]
+mod number_types;
 mod option_a;
 #[cfg(feature = "fast")]
 mod option_a_cpu;

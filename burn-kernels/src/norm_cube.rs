@@ -19,6 +19,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::{AddressType, CubeCount, CubeDim, VectorSize};
 
 use self::kernels::Mask;
+use crate::cube_tensor::{room, room_like, vector_size};
 use crate::grid::{Grid, UNITS};
 
 fn count(grid: Grid) -> CubeCount {
@@ -45,8 +46,7 @@ struct Images {
 impl Images {
     fn new(x: &CubeTensor) -> Self {
         let [batch, height, width, channels] = x.meta.shape().dims();
-        let sizes = x.client.io_optimized_vector_sizes(x.dtype.size());
-        let vector = sizes.into_iter().find(|size| channels.is_multiple_of(*size)).unwrap_or(1);
+        let vector = vector_size(x, channels);
         let pixels = batch * height * width;
         Self {
             number: dtype_to_storage_type(x.dtype),
@@ -61,19 +61,9 @@ impl Images {
     /// Room for two sums of each channel and part, and how they are added up.
     fn sums(self, like: &CubeTensor) -> (CubeTensor, Grid) {
         let parts = self.grid.cubes[1];
-        let sums = empty(like, Shape::new([2, parts, self.channels]), DType::F32);
+        let sums = room(like, Shape::new([2, parts, self.channels]), DType::F32);
         (sums, Grid::of_sums(self.channels, parts))
     }
-}
-
-fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    let (client, device) = (like.client.clone(), like.device.clone());
-    burn_cubecl::ops::numeric::empty_device_dtype(client, device, shape, dtype)
-}
-
-/// Room for a tensor like this one.
-pub(crate) fn like(tensor: &CubeTensor) -> CubeTensor {
-    empty(tensor, tensor.meta.shape().clone(), tensor.dtype)
 }
 
 /// Output, mean, biased variance.
@@ -89,7 +79,7 @@ pub(crate) fn forward(
     let images = Images::new(&x);
     let Images { number, vector, address, channels, pixels, grid } = images;
     let (sums, of_sums) = images.sums(&x);
-    let (output, mean, variance) = (like(&x), like(&gamma), like(&gamma));
+    let (output, mean, variance) = (room_like(&x), room_like(&gamma), room_like(&gamma));
     kernels::sum_distances::launch(
         &client,
         count(grid),
@@ -171,7 +161,7 @@ pub(crate) fn backward(saved: Saved, grad: CubeTensor) -> (CubeTensor, CubeTenso
     let images = Images::new(&x);
     let Images { number, vector, address, channels, grid, .. } = images;
     let (sums, of_sums) = images.sums(&x);
-    let (x_grad, gamma_grad, beta_grad) = (like(&x), like(&gamma), like(&gamma));
+    let (x_grad, gamma_grad, beta_grad) = (room_like(&x), room_like(&gamma), room_like(&gamma));
     kernels::sum_gradients::launch(
         &client,
         count(grid),
@@ -208,7 +198,7 @@ pub(crate) fn backward(saved: Saved, grad: CubeTensor) -> (CubeTensor, CubeTenso
         UNITS,
     );
     // Without a ReLU the residual's gradient is the output's.
-    let residual_grad = if is_own { like(&x) } else { grad.clone() };
+    let residual_grad = if is_own { room_like(&x) } else { grad.clone() };
     kernels::image_gradients::launch(
         &client,
         count(grid),

@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
 use cubecl::prelude::*;
 
-use crate::norm_cube::like;
+use crate::cube_tensor::{room_like, vector_size};
 use crate::sgd::SgdStep;
 
 #[cube(launch, address_type = "dynamic")]
@@ -44,10 +44,9 @@ pub(crate) fn step([weight, gradient, velocity]: [CubeTensor; 3], step: SgdStep)
     let [weight, gradient, velocity] = [weight, gradient, velocity].map(into_contiguous);
     let number = dtype_to_storage_type(weight.dtype);
     let len = weight.meta.num_elements();
-    let sizes = weight.client.io_optimized_vector_sizes(weight.dtype.size());
-    let vector = sizes.into_iter().find(|size| len.is_multiple_of(*size)).unwrap_or(1);
+    let vector = vector_size(&weight, len);
     let (client, vectors) = (weight.client.clone(), len / vector);
-    let (new_weight, new_velocity) = (like(&weight), like(&velocity));
+    let (new_weight, new_velocity) = (room_like(&weight), room_like(&velocity));
     let dim = CubeDim::new(&client, vectors);
     let [lr, momentum, decay] =
         [step.lr, step.momentum, step.weight_decay].map(|factor| InputScalar::new(factor, number));

@@ -25,6 +25,8 @@ pub(crate) fn train_transform(phase: &Phase) -> Transform {
 #[derive(Debug, Clone)]
 pub struct Normalizer {
     method: Method,
+    /// Of the pixels on their way to the device: bytes, which WGSL does not know.
+    pixels: DType,
     /// Of the images that it gives.
     dtype: FloatDType,
 }
@@ -45,6 +47,15 @@ enum Method {
         /// `0..channels`, `[1, 1, 1, channels]`.
         channels: Tensor<4, Int>,
     },
+}
+
+impl Method {
+    fn device(&self) -> Device {
+        match self {
+            Self::Line { scale, .. } => scale.device(),
+            Self::Table { values, .. } => values.device(),
+        }
+    }
 }
 
 impl Normalizer {
@@ -76,14 +87,8 @@ impl Normalizer {
     }
 
     fn of(method: Method) -> Self {
-        Self { method, dtype: FloatDType::F32 }
-    }
-
-    fn device(&self) -> Device {
-        match &self.method {
-            Method::Line { scale, .. } => scale.device(),
-            Method::Table { values, .. } => values.device(),
-        }
+        let pixels = if method.device().supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
+        Self { method, pixels, dtype: FloatDType::F32 }
     }
 
     /// The images and labels of a batch.
@@ -92,16 +97,13 @@ impl Normalizer {
     /// `[n, height, width, channels]` bytes to `[n, channels, height, width]` and `[n]`.
     pub fn tensors(&self, batch: &Batch) -> (Tensor<4>, Tensor<1, Int>) {
         let labels = batch.labels.iter().map(|&label| label as i32).collect::<Vec<_>>();
-        (self.images(&batch.images, batch.shape), Tensor::from_data(labels.as_slice(), &self.device()))
+        (self.images(&batch.images, batch.shape), Tensor::from_data(labels.as_slice(), &self.method.device()))
     }
 
     /// The images alone.
     pub fn images(&self, pixels: &[u8], shape: [usize; 4]) -> Tensor<4> {
-        let device = self.device();
-        // WGSL knows no bytes.
-        let dtype = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
         let bytes = TensorData::from_bytes_vec(pixels.to_vec(), shape, DType::U8);
-        let bytes = Tensor::<4, Int>::from_data(bytes, (&device, dtype));
+        let bytes = Tensor::<4, Int>::from_data(bytes, (&self.method.device(), self.pixels));
         let images = match &self.method {
             Method::Line { scale, shift } => {
                 bytes.float().permute([0, 3, 1, 2]) * scale.clone() - shift.clone()

@@ -29,9 +29,15 @@ struct Walk {
     step: usize,
 }
 
+/// The thread's.
+#[cube]
+fn column() -> usize {
+    (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize
+}
+
 #[cube]
 fn walk(columns: usize, pixels: usize, per_part: usize) -> Walk {
-    let column = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
+    let column = column();
     let begin = CUBE_POS_Y as usize * per_part;
     let end = clamp_max(begin + per_part, pixels);
     Walk {
@@ -72,7 +78,7 @@ fn write_sums<N: Size>(
 ) {
     let first = over_rows::<N>(first, units);
     let second = over_rows::<N>(second, units);
-    let column = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
+    let column = column();
     if UNIT_POS_Y == 0 && column < columns {
         let part = CUBE_POS_Y as usize;
         let parts = CUBE_COUNT_Y as usize;
@@ -140,7 +146,7 @@ pub(super) fn statistics<F: Float>(
     #[define(F)] _number: ElemType,
 ) {
     let (first, second) = total(sums, channels, parts, units);
-    let channel = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
+    let channel = column();
     if UNIT_POS_Y == 0 && channel < channels {
         let distance = first / pixels;
         let square = second / pixels - distance * distance;
@@ -219,20 +225,25 @@ pub(super) fn normalise<F: Float, N: Size>(
     }
 }
 
-/// What of the gradient the ReLU let through.
+/// What of the gradient at a place the ReLU let through.
 #[cube]
-fn masked<N: Size>(
-    grad: Vector<f32, N>,
+fn masked<F: Float, N: Size>(
+    grad: &Tensor<Vector<F, N>>,
+    output: &Tensor<Vector<F, N>>,
+    place: usize,
     x: Vector<f32, N>,
     affine: &Affine<N>,
-    output: Vector<f32, N>,
     #[comptime] mask: Mask,
 ) -> Vector<f32, N> {
+    let grad = Vector::<f32, N>::cast_from(grad[place]);
     let zero = Vector::<f32, N>::new(0.0);
     match comptime!(mask) {
         Mask::All => grad,
         Mask::Recomputed => select_many(normal::<N>(affine, x).greater_than(&zero), grad, zero),
-        Mask::Output => select_many(output.greater_than(&zero), grad, zero),
+        Mask::Output => {
+            let output = Vector::<f32, N>::cast_from(output[place]);
+            select_many(output.greater_than(&zero), grad, zero)
+        }
     }
 }
 
@@ -263,8 +274,7 @@ pub(super) fn sum_gradients<F: Float, N: Size>(
         while walk.pixel < walk.end {
             let place = walk.pixel * columns + walk.column;
             let x = Vector::<f32, N>::cast_from(x[place]);
-            let output = Vector::cast_from(output[place]);
-            let grad = masked::<N>(Vector::cast_from(grad[place]), x, &affine, output, mask);
+            let grad = masked::<F, N>(grad, output, place, x, &affine, mask);
             first += grad;
             second += grad * (x - affine.mean);
             walk.pixel += walk.step;
@@ -286,7 +296,7 @@ pub(super) fn channel_gradients(
     #[comptime] units: usize,
 ) {
     let (first, second) = total(sums, channels, parts, units);
-    let channel = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
+    let channel = column();
     if UNIT_POS_Y == 0 && channel < channels {
         gamma_grad[channel] = second * (variance[channel] + epsilon).inverse_sqrt();
         beta_grad[channel] = first;
@@ -325,8 +335,7 @@ pub(super) fn image_gradients<F: Float, N: Size>(
         while walk.pixel < walk.end {
             let place = walk.pixel * columns + walk.column;
             let x = Vector::<f32, N>::cast_from(x[place]);
-            let output = Vector::cast_from(output[place]);
-            let grad = masked::<N>(Vector::cast_from(grad[place]), x, &affine, output, mask);
+            let grad = masked::<F, N>(grad, output, place, x, &affine, mask);
             x_grad[place] = Vector::cast_from((grad - mean_grad - (x - affine.mean) * slope) * scale);
             if comptime!(add) {
                 residual_grad[place] = Vector::cast_from(grad);
