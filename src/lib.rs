@@ -64,6 +64,7 @@ pub mod recipe;
 pub mod record;
 pub mod train;
 
+pub use burn_kernels::kernel_cache;
 pub use error::{Error, Result};
 
 #[cfg(doctest)]

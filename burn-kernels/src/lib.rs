@@ -48,6 +48,7 @@ mod geometry;
 mod grid;
 #[cfg(feature = "fast")]
 mod half;
+pub mod kernel_cache;
 mod max_pool;
 #[cfg(feature = "fast")]
 mod max_pool_cpu;

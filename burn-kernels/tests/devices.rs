@@ -160,4 +160,6 @@ fn every_operation_is_that_of_flex() {
             }
         }
     }
+    // To choose them takes minutes, the next time seconds.
+    burn_kernels::kernel_cache::keep().unwrap();
 }

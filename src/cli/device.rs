@@ -8,7 +8,10 @@ use burn::tensor::{Device, Tensor};
 #[cfg(any(feature = "wgpu", feature = "vulkan"))]
 use burn::tensor::{DeviceKind, DeviceType};
 
-use crate::error::{Error, Result, caught};
+use crate::{
+    error::{Error, Result, caught},
+    kernel_cache,
+};
 
 /// Every device that some build knows, and whether this one does.
 const KINDS: &[(&str, bool)] = &[
@@ -35,6 +38,11 @@ pub(super) fn find(name: &str) -> Result<Device> {
     };
     if index.is_some() && kind != "cuda" {
         return Err(Error::usage(format!("--device {name}: only cuda takes a number, as in cuda:0")));
+    }
+    if is_gpu(kind)
+        && let Err(error) = kernel_cache::open()
+    {
+        eprintln!("kernels will be chosen anew: {error}");
     }
     match kind {
         #[cfg(feature = "flex")]

@@ -25,6 +25,7 @@ use signal_hook::consts::SIGUSR1;
 use crate::{
     cluster::{end_with_launcher, has_launcher},
     error::Error,
+    kernel_cache,
 };
 
 /// Train image classifiers on a cluster in minutes.
@@ -112,6 +113,9 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::report(&args),
         Command::Completions(args) => completions::completions(&args, &mut Words::command()),
     };
+    if let Err(error) = kernel_cache::keep() {
+        eprintln!("the next process will choose its kernels anew: {error}");
+    }
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Stopped(message)) => {

@@ -33,6 +33,7 @@ use crate::{
     config::{Plan, StoreConfig},
     data::{Channels, Copies, LoaderConfig, Pair, Pass, Shuffle, Transform},
     error::{Error, Result},
+    kernel_cache,
     record::{
         self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
         write_atomic,
@@ -49,7 +50,7 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     /// The pictures, with the copies that the phases name.
     pub data: &'a Copies,
-    /// Where tensors live, without autodiff.
+    /// Where tensors live, without autodiff. A GPU: call [`kernel_cache::open`] before it is made.
     pub device: &'a Device,
     /// This process' way to the others of the job; [`Communicator::single`] if there are none.
     pub comm: Communicator,
@@ -202,6 +203,7 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         let num_shapes = rehearse::rehearse(plan, &validation, &normalizer, device, &comm)?;
         let seconds = begun.elapsed().as_secs_f64();
         shown.note(&format!("rehearsed {num_shapes} shapes of batches in {seconds:.1} s"));
+        keep_kernels(&mut shown);
     }
 
     let (restored, recorder) = match restored {
@@ -260,6 +262,13 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     let mut session = Session::new((model, optimizer, average, ddp), normalizer, progress);
     session.batches_changed = changed.is_some();
     Ok((run, session))
+}
+
+/// Keeps what a GPU's library has chosen by trying. Without it the next process tries again: no reason to end this one.
+fn keep_kernels(shown: &mut record::Progress) {
+    if let Err(error) = kernel_cache::keep() {
+        shown.note(&format!("the next process will choose its kernels anew: {error}"));
+    }
 }
 
 /// What must be alike on all ranks: the recipe, and what it is applied to. Where pictures lie, on what device and by how
@@ -354,6 +363,10 @@ pub(super) struct Observer {
 }
 
 impl Observer {
+    pub(super) fn keep_kernels(&mut self) {
+        keep_kernels(&mut self.shown);
+    }
+
     pub(super) fn step(&mut self, row: &StepRow) -> Result<()> {
         let row = &StepRow { cost_usd: cost_usd(self.cost_per_hour, row.at), ..row.clone() };
         self.shown.step(row);

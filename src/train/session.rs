@@ -102,6 +102,7 @@ impl Session {
 
     /// Saves the whole state, by rank 0; the others wait until it is on the disk.
     pub(super) fn save(&mut self, run: &mut Run<'_>) -> Result<()> {
+        run.observer.keep_kernels();
         // A run that never stops has its own statistics on every rank until the epoch's end: they are averaged in
         // copies, which `valid` makes: those of `clone` are shared.
         let average = self.average.as_ref().map(Average::model);

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs, io,
+    env, fmt, fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -162,11 +162,18 @@ pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// What a command left.
-#[derive(Debug)]
 pub struct Output {
     pub status: i32,
     pub stdout: String,
     pub stderr: String,
+}
+
+/// Line by line: in one quoted string, a long output is what a log's reader, or the log itself, leaves out.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { status, stdout, stderr } = self;
+        write!(f, "status {status}\n-- stdout:\n{stdout}\n-- stderr:\n{stderr}")
+    }
 }
 
 impl Output {

@@ -20,8 +20,12 @@ pub fn cpus() -> Vec<Named> {
     ]
 }
 
-/// One device of each GPU backend; a visible word where there is none for it.
+/// One device of each GPU backend; a visible word where there is none for it. Tests run on several threads, which CubeCL's
+/// own database does not bear.
 pub fn gpus() -> Vec<Named> {
+    if let Err(error) = burn_kernels::kernel_cache::open() {
+        eprintln!("kernels are chosen anew: {error}");
+    }
     let found: Vec<(&'static str, Option<Device>)> = vec![
         #[cfg(feature = "cuda")]
         ("cuda", first(DeviceType::Cuda).map(|_| Device::cuda(0))),
