@@ -71,6 +71,13 @@ pub(super) fn find(name: &str) -> Result<Device> {
     }
 }
 
+/// Keeps what a GPU's library has chosen so far, for the next process.
+pub(super) fn keep_kernels() {
+    if let Err(error) = kernel_cache::keep() {
+        eprintln!("the next process will choose its kernels anew: {error}");
+    }
+}
+
 /// The GPU of this process' place on its machine, if a launcher gave it one. Whoever is told wrongly hears of it when it
 /// meets the other ranks.
 #[cfg(feature = "cuda")]

@@ -25,7 +25,6 @@ use signal_hook::consts::SIGUSR1;
 use crate::{
     cluster::{end_with_launcher, has_launcher},
     error::Error,
-    kernel_cache,
 };
 
 /// Train image classifiers on a cluster in minutes.
@@ -113,9 +112,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::report(&args),
         Command::Completions(args) => completions::completions(&args, &mut Words::command()),
     };
-    if let Err(error) = kernel_cache::keep() {
-        eprintln!("the next process will choose its kernels anew: {error}");
-    }
+    device::keep_kernels();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Stopped(message)) => {

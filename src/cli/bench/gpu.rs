@@ -121,7 +121,7 @@ pub(super) fn gpu(args: &Args) -> Result<()> {
     page.program = format!("burn-sprint {}", env!("CARGO_PKG_VERSION"));
     page.device.clone_from(&args.device);
     page.card = device::description(&device);
-    free(device);
+    leave(device);
     if is_gpu && chosen.is_empty() && !args.steps_only {
         for without in &WITHOUT {
             let left_s = args.limit as f64 - started.elapsed().as_secs_f64();
@@ -142,8 +142,9 @@ pub(super) fn gpu(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Gives memory back, which the other process is about to take.
-fn free(device: Device) {
+/// Leaves to the other process the memory, which it is about to take, and the kernels that were chosen.
+fn leave(device: Device) {
+    device::keep_kernels();
     device.memory_cleanup();
     // What is not given back is seen by the other one.
     let _ = device.sync();
