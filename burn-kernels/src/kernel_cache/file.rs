@@ -15,7 +15,8 @@ use std::{
 };
 
 const MAGIC: &[u8; 16] = b"burn-kernels 1\n\0";
-const MAX_BYTES: u64 = 256 << 20;
+/// 256 MiB; tests do with one.
+const MAX_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 256 << 20 };
 
 /// Values by namespace and key.
 pub(super) type Entries = BTreeMap<(String, Vec<u8>), Vec<u8>>;
@@ -28,11 +29,11 @@ pub(super) fn read(path: &Path) -> io::Result<Entries> {
     };
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| about(path, "read", error))?;
-    let damaged = |why| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()));
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(damaged("larger than 256 MiB: remove it"));
-    }
-    parse(&bytes).ok_or_else(|| damaged("not a whole file of chosen kernels; it will be written anew"))
+    let whole = if bytes.len() as u64 > MAX_BYTES { None } else { parse(&bytes) };
+    whole.ok_or_else(|| {
+        let why = "not a whole file of at most 256 MiB of chosen kernels; it will be written anew";
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()))
+    })
 }
 
 /// Adds what the file does not hold yet; returns how many that were. What is there stays: both are true, and processes
@@ -49,7 +50,12 @@ pub(super) fn add(path: &Path, found: Entries) -> io::Result<usize> {
     }
     let mut bytes = to_bytes(&all);
     if bytes.len() as u64 > MAX_BYTES {
+        // What is only in the file may be of versions and devices that are gone.
         bytes = to_bytes(&found);
+    }
+    if bytes.len() as u64 > MAX_BYTES {
+        let error = io::Error::new(io::ErrorKind::FileTooLarge, "more than 256 MiB were found");
+        return Err(about(path, "write", error));
     }
     write(path, &bytes).map_err(|error| about(path, "write", error))?;
     Ok(num_new)
@@ -177,10 +183,19 @@ mod tests {
         let path = temp.path().join("default.kernels");
         File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
         let error = read(&path).unwrap_err().to_string();
-        assert!(error.contains("larger than 256 MiB"), "{error}");
+        assert!(error.contains("at most 256 MiB"), "{error}");
         let below = path.join("default.kernels");
         let error = add(&below, entries(0..1, b"")).unwrap_err().to_string();
         assert!(error.starts_with(&format!("cannot write {}", below.display())), "{error}");
+        let path = temp.path().join("other.kernels");
+        let half = |key| entries(key..key + 1, &vec![0; (MAX_BYTES / 2) as usize + 1]);
+        assert_eq!(add(&path, half(0)).unwrap(), 1);
+        assert_eq!(add(&path, half(1)).unwrap(), 1);
+        assert_eq!(read(&path).unwrap(), half(1), "what another process found gave way");
+        let both = half(0).into_iter().chain(half(1)).collect();
+        let error = add(&path, both).unwrap_err().to_string();
+        assert!(error.contains("more than 256 MiB"), "{error}");
+        assert_eq!(read(&path).unwrap(), half(1));
     }
 
     /// No reader meets half a file, and none loses what was kept when all keep once more.
