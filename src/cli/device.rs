@@ -7,11 +7,9 @@ mod libraries;
 use burn::tensor::{Device, Tensor};
 #[cfg(any(feature = "wgpu", feature = "vulkan"))]
 use burn::tensor::{DeviceKind, DeviceType};
+use burn_kernels::kernel_cache;
 
-use crate::{
-    error::{Error, Result, caught},
-    kernel_cache,
-};
+use crate::error::{Error, Result, caught};
 
 /// Every device that some build knows, and whether this one does.
 const KINDS: &[(&str, bool)] = &[

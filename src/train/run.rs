@@ -12,6 +12,7 @@ use std::{
 
 use burn::tensor::Device;
 use burn_dist::{Communicator, DataParallel, Rank, WorldSize, agree};
+use burn_kernels::kernel_cache;
 use burn_resnet::ResNet;
 
 use super::{
@@ -33,7 +34,6 @@ use crate::{
     config::{Plan, StoreConfig},
     data::{Channels, Copies, LoaderConfig, Pair, Pass, Shuffle, Transform},
     error::{Error, Result},
-    kernel_cache,
     record::{
         self, EndReason, EndRow, EpochRow, PhaseRow, ProgressMode, Recorder, RunInfo, StepRow, Totals,
         write_atomic,
