@@ -51,7 +51,7 @@ pub fn open() -> io::Result<()> {
 /// is forgotten, until it keeps again.
 ///
 /// # Errors
-/// One line that names the file, if it cannot be written; the old one is then untouched.
+/// One line that names the file, if it cannot be written; the old one is then untouched. Told once a process.
 ///
 /// # Cost
 /// Reads the file, and writes it if something was found.
@@ -67,7 +67,10 @@ mod cubecl {
     use std::{
         io,
         path::{Path, PathBuf},
-        sync::OnceLock,
+        sync::{
+            OnceLock,
+            atomic::{AtomicBool, Ordering},
+        },
     };
 
     use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
@@ -85,6 +88,8 @@ mod cubecl {
     const NOWHERE: &str = "/dev/null/cubecl.db";
 
     static FILE: OnceLock<PathBuf> = OnceLock::new();
+    /// Whether the user has heard that the file cannot be written.
+    static FAILED: AtomicBool = AtomicBool::new(false);
 
     pub(super) fn open() -> io::Result<()> {
         let mut outcome = Ok(());
@@ -107,7 +112,11 @@ mod cubecl {
     }
 
     pub(super) fn keep() -> io::Result<usize> {
-        FILE.get().map_or(Ok(0), |path| file::add(path, in_memory()))
+        let Some(path) = FILE.get() else { return Ok(0) };
+        file::add(path, in_memory()).or_else(|error| match FAILED.swap(true, Ordering::Relaxed) {
+            true => Ok(0),
+            false => Err(error),
+        })
     }
 
     fn in_memory() -> Entries {
