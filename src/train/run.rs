@@ -203,7 +203,6 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
         let num_shapes = rehearse::rehearse(plan, &validation, &normalizer, device, &comm)?;
         let seconds = begun.elapsed().as_secs_f64();
         shown.note(&format!("rehearsed {num_shapes} shapes of batches in {seconds:.1} s"));
-        keep_kernels(&mut shown);
     }
 
     let (restored, recorder) = match restored {
@@ -257,18 +256,14 @@ fn begin(job: Job<'_>) -> Result<(Run<'_>, Session)> {
     if let Some(changed) = &changed {
         shown.note(changed);
     }
-    let observer = Observer { recorder, shown, cost_per_hour: cost_per_hour(plan, &comm) };
+    let mut observer = Observer { recorder, shown, cost_per_hour: cost_per_hour(plan, &comm) };
+    if rehearse {
+        observer.keep_kernels();
+    }
     let run = Run { plan, data, validation, comm, out, stop, channels, observer };
     let mut session = Session::new((model, optimizer, average, ddp), normalizer, progress);
     session.batches_changed = changed.is_some();
     Ok((run, session))
-}
-
-/// Keeps what a GPU's library has chosen by trying. Without it the next process tries again: no reason to end this one.
-fn keep_kernels(shown: &mut record::Progress) {
-    if let Err(error) = kernel_cache::keep() {
-        shown.note(&format!("the next process will choose its kernels anew: {error}"));
-    }
 }
 
 /// What must be alike on all ranks: the recipe, and what it is applied to. Where pictures lie, on what device and by how
@@ -363,8 +358,11 @@ pub(super) struct Observer {
 }
 
 impl Observer {
+    /// Keeps what a GPU's library has chosen by trying. Without it the next process tries again: no reason to end this one.
     pub(super) fn keep_kernels(&mut self) {
-        keep_kernels(&mut self.shown);
+        if let Err(error) = kernel_cache::keep() {
+            self.shown.note(&format!("the next process will choose its kernels anew: {error}"));
+        }
     }
 
     pub(super) fn step(&mut self, row: &StepRow) -> Result<()> {

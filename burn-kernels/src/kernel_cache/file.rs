@@ -41,13 +41,12 @@ pub(super) fn read(path: &Path) -> io::Result<Entries> {
 pub(super) fn add(path: &Path, found: Entries) -> io::Result<usize> {
     // One that cannot be read is replaced.
     let mut entries = read(path).unwrap_or_default();
-    let num_before = entries.len();
-    let mut all = found.clone();
-    all.append(&mut entries);
-    let num_new = all.len() - num_before;
+    let num_new = found.keys().filter(|key| !entries.contains_key(key)).count();
     if num_new == 0 {
         return Ok(0);
     }
+    let mut all = found.clone();
+    all.append(&mut entries);
     let mut bytes = to_bytes(&all);
     if bytes.len() as u64 > MAX_BYTES {
         // What is only in the file may be of versions and devices that are gone.
